@@ -1,0 +1,92 @@
+"""Specifications stored in checkpoints, and the names of choices as Literals (no torch: help stays fast)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, Self, TypeAlias
+
+NetworkName: TypeAlias = Literal["unet", "style-unet"]
+RepresentationName: TypeAlias = Literal["flow"]
+PretrainMethodName: TypeAlias = Literal["supervised"]
+NormalisationName: TypeAlias = Literal["percentile", "minmax", "none"]
+PrecisionName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
+ColourName: TypeAlias = Literal["as-is", "rgb"]
+OnExists: TypeAlias = Literal["skip", "overwrite", "error"]
+
+JsonValue: TypeAlias = None | bool | int | float | str | list[Any] | dict[str, Any]
+Settings: TypeAlias = Mapping[str, JsonValue]
+NO_SETTINGS: Settings = MappingProxyType({})
+
+
+class Spec:
+    """Base of the frozen dataclasses that travel in checkpoints as plain dictionaries."""
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The specification as JSON values; tuples become lists."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_dict(cls, values: Settings) -> Self:
+        """Rebuild from :meth:`to_dict`; unknown names raise ``TypeError``, lists become tuples."""
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def _plain(value: object) -> JsonValue:
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec(Spec):
+    """Which network turns pixels into maps.
+
+    Attributes:
+        name: a key of ``networks.NETWORKS``.
+        channels: channels of the input image.
+        outputs: channels of the output maps.
+        widths: feature channels per level, shallowest first.
+    """
+
+    name: NetworkName = "unet"
+    channels: int = 2
+    outputs: int = 3
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentationSpec(Spec):
+    """Which representation turns maps into cells, with the settings of its decoding.
+
+    Attributes:
+        name: a key of ``representations.REPRESENTATIONS``.
+        settings: fields of that representation's ``Settings`` dataclass.
+    """
+
+    name: RepresentationName = "flow"
+    settings: Settings = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing(Spec):
+    """What is done to an image before the network sees it.
+
+    Attributes:
+        channels: channels the network wants.
+        colour: ``rgb``: grey images are repeated over three channels and RGB is taken as it is;
+            ``as-is``: the channel count must match (a single grey channel is padded with zeros up to it).
+        normalisation: per channel; see ``data.normalise``.
+        percentiles: low and high percentile that become 0 and 1.
+        diameter: working diameter in pixels to which images are rescaled, or None: any size as it is.
+    """
+
+    channels: int = 2
+    colour: ColourName = "as-is"
+    normalisation: NormalisationName = "percentile"
+    percentiles: tuple[float, float] = (1.0, 99.0)
+    diameter: float | None = None
