@@ -16,7 +16,7 @@ PrecisionName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 ColourName: TypeAlias = Literal["as-is", "rgb"]
 OnExists: TypeAlias = Literal["skip", "overwrite", "error"]
 
-JsonValue: TypeAlias = None | bool | int | float | str | list[Any] | dict[str, Any]
+JsonValue: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 Settings: TypeAlias = Mapping[str, JsonValue]
 NO_SETTINGS: Settings = MappingProxyType({})
 

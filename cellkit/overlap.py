@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,6 +25,37 @@ class _End:
         self.error = error
 
 
+class _Fetcher(Generic[T]):
+    """Puts items into a bounded queue from a thread until they end or nobody wants them any more."""
+
+    def __init__(self, items: Iterable[T], count: int) -> None:
+        self.items = items
+        self.waiting: queue.Queue[T | _End] = queue.Queue(maxsize=count)
+        self.abandoned = threading.Event()
+        self.thread = threading.Thread(target=self.fetch, name="cellkit-ahead", daemon=True)
+
+    def fetch(self) -> None:
+        """Run in the thread; whatever error ends the items is handed over to the consumer."""
+        end = _End()
+        try:
+            for item in self.items:
+                if not self.offer(item):
+                    return
+        except BaseException as error:  # noqa: BLE001 - raised again by the consumer
+            end = _End(error)
+        self.offer(end)
+
+    def offer(self, item: T | _End) -> bool:
+        """Wait for a place in the queue; False when nobody wants items any more."""
+        while not self.abandoned.is_set():
+            try:
+                self.waiting.put(item, timeout=POLL_SECONDS)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
 def ahead(items: Iterable[T], count: int = 2) -> Iterator[T]:
     """Yield items while a background thread already fetches the next ones.
 
@@ -32,38 +63,16 @@ def ahead(items: Iterable[T], count: int = 2) -> Iterator[T]:
         items: fetched one by one in the thread; its errors are raised here, in their place.
         count: how many items may wait at most.
     """
-    waiting: queue.Queue[T | _End] = queue.Queue(maxsize=count)
-    abandoned = threading.Event()
-
-    def offer(item: T | _End) -> bool:
-        while not abandoned.is_set():
-            try:
-                waiting.put(item, timeout=POLL_SECONDS)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def fetch() -> None:
-        end = _End()
-        try:
-            for item in items:
-                if not offer(item):
-                    return
-        except BaseException as error:  # noqa: BLE001 - handed over to the consumer, whatever it is
-            end = _End(error)
-        offer(end)
-
-    thread = threading.Thread(target=fetch, name="cellkit-ahead", daemon=True)
-    thread.start()
+    fetcher = _Fetcher(items, count)
+    fetcher.thread.start()
     try:
-        while not isinstance(item := waiting.get(), _End):
+        while not isinstance(item := fetcher.waiting.get(), _End):
             yield item
         if item.error is not None:
             raise item.error
     finally:
-        abandoned.set()
-        thread.join(timeout=10 * POLL_SECONDS)
+        fetcher.abandoned.set()
+        fetcher.thread.join(timeout=10 * POLL_SECONDS)
 
 
 def ordered_map(

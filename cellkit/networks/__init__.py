@@ -1,0 +1,43 @@
+"""Networks by name: what turns pixels into maps.
+
+To add one: write its module, add its line to :data:`NETWORKS` and its name to ``config.NetworkName``, and a test.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import nn
+
+from cellkit.config import NetworkName, NetworkSpec
+from cellkit.networks.residual_unet import Output, ResidualUNet, StyleUNet
+
+__all__ = ["NETWORKS", "Output", "build", "initialise"]
+
+
+class NetworkType(Protocol):
+    """How a network is made from its specification."""
+
+    def __call__(self, channels: int, outputs: int, widths: tuple[int, ...]) -> nn.Module:
+        """A module from (B, channels, H, W) to :class:`Output`."""
+
+
+NETWORKS: dict[NetworkName, NetworkType] = {
+    "unet": ResidualUNet,
+    "style-unet": StyleUNet,
+}
+
+
+def build(spec: NetworkSpec) -> nn.Module:
+    """The network of a specification, with torch's default weights."""
+    return NETWORKS[spec.name](spec.channels, spec.outputs, spec.widths)
+
+
+def initialise(network: nn.Module) -> nn.Module:
+    """Kaiming-normal weights and zero biases for every convolution (He et al. 2015), in place."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
