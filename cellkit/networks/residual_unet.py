@@ -2,7 +2,7 @@
 
 Shapes in comments are those of widths (32, 64, 128, 256) and an input of (B, 2, 224, 224).
 
-Sources: Stringer et al. 2021 (residual blocks, style vector, additive skips); Shi et al. 2022, "Scellseg"
+Sources: Stringer et al. 2021 (residual blocks, style vector, additive skips); Xun et al., "Scellseg"
 (attention gates, dense units, hierarchical style).
 """
 
@@ -59,7 +59,8 @@ class ResidualDown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H, W)."""
         half: Tensor = self.project(x) + self.convs[1](self.convs[0](x))
-        return half + self.convs[3](self.convs[2](half))
+        whole: Tensor = half + self.convs[3](self.convs[2](half))
+        return whole
 
 
 class StyledConv(nn.Module):

@@ -1,0 +1,113 @@
+"""Writes the man pages and completions from the commands themselves, so that they cannot drift.
+
+Run ``python -m cellkit.cli.manual`` after any change of a verb; a test compares.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cellkit import __version__
+from cellkit.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[2]
+SHELLS = {"bash": "cellkit.bash", "zsh": "cellkit.zsh", "fish": "cellkit.fish"}
+EXIT_CODES = """0 done; 1 a bug; 2 usage; 3 some images failed, the others are written; 4 no input matched; \
+5 input or model unreadable; 6 a score below --fail-under; 75 another run holds the output; 130 or 143 interrupted \
+after a clean save; 137 out of memory."""
+
+
+def generate() -> dict[str, str]:
+    """Path below the project's root -> text, for every man page and completion script."""
+    group: Any = typer.main.get_command(app)
+    pages = {"man/man1/cellkit.1": _main_page(group)}
+    for name, command in group.commands.items():
+        pages[f"man/man1/cellkit-{name}.1"] = _verb_page(name, command)
+    for source in sorted((ROOT / "cellkit").rglob("*.roff")):  # pages written by hand: formats
+        pages[f"man/man{source.stem[-1]}/{source.stem}"] = source.read_text(encoding="utf-8")
+    for shell, file in SHELLS.items():
+        pages[f"completions/{file}"] = _completion(shell)
+    return pages
+
+
+def _main_page(group: Any) -> str:  # noqa: ANN401 - typer's vendored command
+    lines = [*_head("cellkit", group.help), ".SH COMMANDS"]
+    for name, command in group.commands.items():
+        lines += [".TP", f"\\fBcellkit\\-{name}\\fR(1)", _roff(_name_line(command))]
+    lines += [".SH EXIT STATUS", _roff(EXIT_CODES)]
+    return "\n".join(lines) + "\n"
+
+
+def _verb_page(name: str, command: Any) -> str:  # noqa: ANN401
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option"]
+    usage = " ".join(["\\fBcellkit " + name + "\\fR", "[OPTIONS]", *(p.metavar or p.name for p in arguments)])
+    lines = [*_head(f"cellkit-{name}", _name_line(command)), ".SH SYNOPSIS", usage, ".SH DESCRIPTION"]
+    for paragraph in (command.help or "").split("\n\n")[1:]:
+        lines += [".PP", _roff(" ".join(paragraph.split()))]
+    for title, parameters in (("ARGUMENTS", arguments), ("OPTIONS", options)):
+        if parameters:
+            lines += [f".SH {title}", *(line for p in parameters for line in _parameter(p))]
+    lines += [".SH EXIT STATUS", _roff(EXIT_CODES), ".SH SEE ALSO", "\\fBcellkit\\fR(1), \\fBcellkit\\-formats\\fR(5)"]
+    return "\n".join(lines) + "\n"
+
+
+def _head(title: str, name_line: str) -> list[str]:
+    section = f'.TH {title.upper()} 1 "" "cellkit {__version__}" "cellkit manual"'
+    return [section, ".SH NAME", f"{_roff(title)} \\- {_roff(name_line)}"]
+
+
+def _name_line(command: Any) -> str:  # noqa: ANN401
+    return str(command.help or "").split("\n")[0].rstrip(".")
+
+
+def _parameter(parameter: Any) -> Iterator[str]:  # noqa: ANN401
+    if parameter.param_type_name == "argument":
+        head = f"\\fB{_roff(parameter.metavar or parameter.name)}\\fR"
+    else:
+        head = ", ".join(f"\\fB{_roff(o)}\\fR" for o in sorted((*parameter.opts, *parameter.secondary_opts), key=len))
+        if not (parameter.is_flag or parameter.count):
+            head += f" \\fI{_roff(_value_name(parameter))}\\fR"
+    default = parameter.default
+    shown = "" if default in (None, False, 0, ()) or parameter.required else f" Default: {default}."
+    yield from (".TP", head, _roff((parameter.help or "") + shown))
+
+
+def _value_name(parameter: Any) -> str:  # noqa: ANN401
+    choices = getattr(parameter.type, "choices", None)
+    return "|".join(str(c) for c in choices) if choices else (parameter.metavar or parameter.type.name.upper())
+
+
+def _roff(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("-", "\\-").replace("'", "\\(aq")
+
+
+def _completion(shell: str) -> str:
+    """The script that the command itself prints when a shell asks for it."""
+    environment = os.environ | {"_CELLKIT_COMPLETE": f"source_{shell}"}
+    command = [sys.executable, "-c", "from cellkit.cli.app import app; app(prog_name='cellkit')"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip() + "\n"
+
+
+def main() -> None:
+    """Write every page, and remove pages of verbs that are gone."""
+    pages = generate()
+    for old in [*(ROOT / "man").rglob("*.[1-8]"), *(ROOT / "completions").glob("cellkit.*")]:
+        if str(old.relative_to(ROOT)) not in pages:
+            old.unlink()
+    for path, text in pages.items():
+        target = ROOT / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Options that several verbs share, defined once: a letter means one thing everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+from cellkit.config import OnExists as OnExistsName
+from cellkit.config import PrecisionName
+
+
+def _list_settings(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        from cellkit.cli.listing import list_settings
+
+        list_settings(context.info_name or "")
+        raise typer.Exit
+
+
+Images: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Images, folders, FILE.h5::/dataset, or - for a tar stream.",
+        show_default=False,
+    ),
+]
+Model: TypeAlias = Annotated[
+    str, typer.Option("--model", "-m", metavar="MODEL", help="A bundled model's name (nuclei) or a checkpoint file.")
+]
+Output: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUTPUT",
+        show_default=False,
+        help="DIR/ (one file per image), one FILE.h5 or FILE.tif, or - for a tar stream on stdout.",
+    ),
+]
+OnExists: TypeAlias = Annotated[
+    OnExistsName,
+    typer.Option("--on-exists", help="Outputs that exist: skip those up to date, overwrite, or stop with an error."),
+]
+Axes: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--axes", metavar="AXES", help="Axes of the files, e.g. YX, CYX, TYX, ZCYX; else from their metadata."
+    ),
+]
+Channels: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--channels", metavar="LIST", help="Channels to use, by index from 0 or by name, e.g. 0,2 or DAPI."),
+]
+Plane: TypeAlias = Annotated[
+    int | None, typer.Option("--plane", metavar="N", help="Plane of a z-stack to use, from 0.", min=0)
+]
+Diameter: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--diameter", metavar="PX", help="Typical cell diameter in pixels; else the model's own scale.", min=1
+    ),
+]
+Tile: TypeAlias = Annotated[
+    int | None, typer.Option("--tile", metavar="PX", help="Side of the network's tiles; else chosen by size.", min=64)
+]
+Device: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; asked for by name, it must be there."
+    ),
+]
+Precision: TypeAlias = Annotated[PrecisionName, typer.Option("--precision", help="Arithmetic of the network.")]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of all that is random.")]
+Workers: TypeAlias = Annotated[
+    int,
+    typer.Option("--workers", "-j", metavar="N", help="Threads that read, decode and write beside the network.", min=0),
+]
+Set: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A further setting; --settings lists them. Repeatable."),
+]
+ListSettings: TypeAlias = Annotated[
+    bool,
+    typer.Option("--settings", callback=_list_settings, is_eager=True, help="List the settings for --set and exit."),
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Say what would be read and written, and stop.")]
+Verbose: TypeAlias = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Say more; twice: tracebacks too.")
+]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Silent on success.")]
+LabelSuffix: TypeAlias = Annotated[
+    str, typer.Option("--suffix", metavar="SUFFIX", help="Kind of label files in a folder: .tif, .png or .h5.")
+]

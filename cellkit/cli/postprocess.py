@@ -1,0 +1,43 @@
+"""cellkit postprocess."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cellkit.cli import options as o
+
+
+def postprocess(
+    predictions: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PREDICTION...", help="Prediction files, folders, or - for a tar stream.", show_default=False
+        ),
+    ],
+    output: o.Output,
+    settings: o.Set = None,
+    list_settings: o.ListSettings = False,
+    suffix: o.LabelSuffix = ".tif",
+    workers: o.Workers = 1,
+    on_exists: o.OnExists = "skip",
+    as_json: o.Json = False,
+    verbose: o.Verbose = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Turn predicted maps into cells.
+
+    Reads what 'cellkit predict' wrote and writes one label image per image: 0 is background, each cell has its
+    number. Settings of the decoding come with the prediction; --set changes them without the network.
+    """
+    from cellkit import stages
+    from cellkit.cli import inputs, reporting, running
+    from cellkit.io.sinks import open_sink
+
+    reporting.set_up_logging("postprocess", verbose, quiet)
+    overrides = running.decoding_settings(settings)
+    with open_sink(output, "labels", on_exists, suffix) as sink:
+        outcomes = stages.postprocess(inputs.predictions(predictions), overrides, workers=workers, is_done=sink.is_done)
+        tally = reporting.deliver(outcomes, sink, total=None, quiet=quiet, as_json=as_json)
+    tally.check(", ".join(predictions))

@@ -1,0 +1,47 @@
+"""cellkit segment."""
+
+from __future__ import annotations
+
+from cellkit.cli import options as o
+
+
+def segment(
+    images: o.Images,
+    output: o.Output,
+    model: o.Model = "nuclei",
+    diameter: o.Diameter = None,
+    axes: o.Axes = None,
+    channels: o.Channels = None,
+    plane: o.Plane = None,
+    tile: o.Tile = None,
+    suffix: o.LabelSuffix = ".tif",
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    settings: o.Set = None,
+    list_settings: o.ListSettings = False,
+    workers: o.Workers = 1,
+    on_exists: o.OnExists = "skip",
+    dry_run: o.DryRun = False,
+    as_json: o.Json = False,
+    verbose: o.Verbose = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Segment the cells of images: predict and postprocess in one process.
+
+    Writes one label image per image. Images of any size: those that do not fit into memory go through in windows.
+    A finished run, run again, does nothing; an interrupted one goes on.
+    """
+    from cellkit import stages
+    from cellkit.cli import inputs, reporting, running
+    from cellkit.io.sinks import open_sink
+
+    reporting.set_up_logging("segment", verbose, quiet)
+    sources, total = inputs.image_sources(images, inputs.read_options(axes, channels, plane))
+    if dry_run:
+        return running.show_reading(sources, output)
+    chosen, overrides = running.segment_settings(settings, diameter=diameter, tile=tile)
+    with open_sink(output, "labels", on_exists, suffix) as sink:
+        ready = stages.load_model(model, running.open_device(device, precision))
+        outcomes = stages.segment(sources, ready, chosen, overrides, workers=workers, is_done=sink.is_done)
+        tally = reporting.deliver(outcomes, sink, total=total, quiet=quiet, as_json=as_json)
+    tally.check(", ".join(images))

@@ -1,0 +1,143 @@
+"""What the verbs that train have in common: recipes from options, labelled images from folders and lists."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellkit.cli import running
+from cellkit.cli.listing import TRAINING
+from cellkit.cli.settings import apply, assignments
+from cellkit.config import NetworkName, OnExists, Preprocessing, RepresentationName
+from cellkit.data.augment import Augmentation
+from cellkit.data.dataset import Dataset, Pair, merge
+from cellkit.data.layouts import find_pairs, read_names, select
+from cellkit.data.splits import split
+from cellkit.engine import FitSettings
+from cellkit.errors import NoInputError, UsageError
+from cellkit.stages.pretraining import ModelSettings, Recipe, TrainingFiles, pretrain
+
+log = logging.getLogger(__name__)
+
+LISTED = 10  # unpaired files named one by one; more are counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Labelled images, with a word on where they come from."""
+
+    name: str
+    layout: str
+    pairs: tuple[Pair, ...]
+
+
+def recipe(
+    texts: Sequence[str] | None,
+    *,
+    network: NetworkName,
+    representation: RepresentationName,
+    steps: int,
+    lr: float,
+    diameter: float | None,
+    seed: int,
+) -> Recipe:
+    """All settings of a training from its options and ``--set`` texts."""
+    values = assignments(texts, TRAINING)
+    model = apply(ModelSettings, values, network=network, representation=representation)
+    preprocessing = apply(Preprocessing, values, diameter=diameter, channels=model.channels, colour=model.colour)
+    return Recipe(
+        model=model,
+        preprocessing=preprocessing,
+        augmentation=apply(Augmentation, values),
+        fit=apply(FitSettings, values, steps=steps, learning_rate=lr, seed=seed),
+    )
+
+
+def datasets(
+    roots: Sequence[str], *, names: str | None, val: str | None, pairs: str | None, seed: int
+) -> tuple[Selection, Selection]:
+    """Images to learn from, and images that choose the best weights.
+
+    ``val`` is a file that lists names in the same folders, another folder, or a fraction to hold back.
+    """
+    found = [(root, find_pairs(root, pairs=pairs)) for root in roots]
+    _warn_of_unpaired(found)
+    merged = merge(", ".join(dict.fromkeys(dataset.layout for _, dataset in found)), found)
+    learn = select(merged, read_names(names)).pairs if names else merged.pairs
+    held: tuple[Pair, ...] = ()
+    if val and Path(val).is_dir():
+        held = find_pairs(val).pairs
+    elif val and Path(val).is_file():
+        held = select(merged, read_names(val)).pairs
+    elif val:
+        learn, held = _hold_back(learn, val, seed)
+    kept = {pair.image for pair in held}
+    learn = tuple(pair for pair in learn if pair.image not in kept)  # never learn from what chooses
+    if not learn:
+        raise NoInputError(
+            ", ".join(roots), "no labelled image to learn from", "see the layouts in man cellkit-pretrain"
+        )
+    return Selection("learn", merged.layout, learn), Selection("validate", merged.layout, held)
+
+
+def _hold_back(learn: tuple[Pair, ...], val: str, seed: int) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    try:
+        fraction = float(val)
+    except ValueError:
+        raise UsageError("--val", f"'{val}' is no file, folder or fraction", "e.g. val.txt, DIR, or 0.1") from None
+    kept, _ = split([pair.image for pair in learn], fraction, seed)
+    chosen = set(kept)
+    return (
+        tuple(pair for pair in learn if pair.image in chosen),
+        tuple(pair for pair in learn if pair.image not in chosen),
+    )
+
+
+def _warn_of_unpaired(found: Sequence[tuple[str, Dataset]]) -> None:
+    for root, dataset in found:
+        for kind, files in (("labels", dataset.unpaired_images), ("image", dataset.unpaired_labels)):
+            for name in files[:LISTED]:
+                log.warning("%s: no %s for %s", root, kind, name)
+            if len(files) > LISTED:
+                log.warning("%s: no %s for %d more", root, kind, len(files) - LISTED)
+
+
+def show_datasets(*selections: Selection) -> None:
+    """Print layout and images of each part; nothing is trained."""
+    for selection in selections:
+        sys.stdout.write(f"{selection.name}\t{len(selection.pairs)} images\t{selection.layout}\n")
+        for pair in selection.pairs:
+            sys.stdout.write(f"{selection.name}\t{pair.key}\t{pair.image}\t{pair.labels}\n")
+
+
+def run(
+    learn: Selection,
+    held: Selection,
+    chosen: Recipe,
+    device: tuple[str, str],
+    output: str,
+    *,
+    resume: bool,
+    on_exists: OnExists,
+    quiet: bool,
+) -> None:
+    """Train and write; ``--resume`` insists that there is something to go on with."""
+    path = Path(output)
+    if path.suffix != ".ckpt":
+        raise UsageError(output, "a checkpoint is wanted", "name it FILE.ckpt")
+    if on_exists == "error" and path.exists():
+        raise UsageError(output, "exists", "use --on-exists overwrite, or another -o")
+    if resume and not (path.exists() or TrainingFiles(output=path).last.exists()):
+        raise UsageError("--resume", f"there is nothing to resume at {path}", "leave --resume out to begin")
+    pretrain(
+        learn.pairs,
+        held.pairs,
+        chosen,
+        running.open_device(*device),
+        path,
+        overwrite=on_exists == "overwrite",
+        quiet=quiet,
+    )

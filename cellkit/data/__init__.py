@@ -1,0 +1,1 @@
+"""From files to examples: folder layouts, normalisation, augmentation, training batches and splits."""

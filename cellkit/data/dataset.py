@@ -1,0 +1,112 @@
+"""Annotated images found in a folder or a file: which image belongs to which annotation, and what was left over."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellkit.data.truth import LabelRef
+from cellkit.errors import InputError
+from cellkit.io.images import Image, ReadOptions, read_image
+from cellkit.io.keys import safe_key, suffix_of
+
+LABEL_SUFFIXES = (".npy",)  # beside those of images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """An image and its annotation.
+
+    Attributes:
+        key: name under which outputs for the image are kept; unique in its dataset.
+        image: path, or ``FILE.h5::/dataset``.
+        labels: where the annotation is kept.
+    """
+
+    key: str
+    image: str
+    labels: LabelRef
+
+    def read(self, options: ReadOptions | None = None) -> Image:
+        """Read the image; errors as :func:`cellkit.io.images.read_image`."""
+        return read_image(self.image, options or ReadOptions())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What was found.
+
+    Attributes:
+        layout: how the files are laid out, in words.
+        pairs: annotated images in natural order.
+        unpaired_images: images without annotation.
+        unpaired_labels: annotations without image.
+        also: other layouts that are there too and were not taken.
+    """
+
+    layout: str
+    pairs: tuple[Pair, ...]
+    unpaired_images: tuple[str, ...] = ()
+    unpaired_labels: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+
+def merge(layout: str, parts: Sequence[tuple[str, Dataset]]) -> Dataset:
+    """One dataset from several; when keys occur twice, all are preceded by the name of their part.
+
+    Args:
+        layout: name of the whole.
+        parts: (name, dataset) in order.
+    """
+    counts = Counter(pair.key for _, part in parts for pair in part.pairs)
+    repeated = any(count > 1 for count in counts.values())
+    return Dataset(
+        layout=layout,
+        pairs=tuple(
+            dataclasses.replace(pair, key=f"{name}_{pair.key}") if repeated else pair
+            for name, part in parts
+            for pair in part.pairs
+        ),
+        unpaired_images=tuple(path for _, part in parts for path in part.unpaired_images),
+        unpaired_labels=tuple(path for _, part in parts for path in part.unpaired_labels),
+    )
+
+
+def natural(path: Path | str) -> list[tuple[int, str]]:
+    """Sort key: t2 before t10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
+
+
+def files_in(folder: Path, *, labels: bool = False) -> list[Path]:
+    """Visible files with the suffix of an image (or also of labels), in natural order.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        files = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+    except OSError as error:
+        raise InputError(folder, f"cannot be listed: {error.strerror}", "check its name and rights") from error
+    kept = [path for path in files if suffix_of(path.name) or (labels and path.suffix.lower() in LABEL_SUFFIXES)]
+    return sorted(kept, key=natural)
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Visible folders in natural order; links are not followed."""
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    return sorted((path for path in found if not path.name.startswith(".")), key=natural)
+
+
+def stem_of(path: Path | str) -> str:
+    """File name without its suffix; '.ome.tif' and '.npy' are one suffix each.
+
+    Raises:
+        InputError: nothing is left that could name an output.
+    """
+    name = Path(path).name
+    suffix = suffix_of(name) or (Path(name).suffix if Path(name).suffix.lower() in LABEL_SUFFIXES else "")
+    return safe_key(name[: len(name) - len(suffix)], source=str(path))

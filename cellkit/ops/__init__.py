@@ -1,0 +1,1 @@
+"""Numerics without learning: flows, label operations, windows of big planes."""

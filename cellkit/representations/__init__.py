@@ -1,0 +1,1 @@
+"""Representations by name: how labels become targets and maps become cells."""

@@ -1,0 +1,180 @@
+"""predict: images -> dense maps, with reading, network and writing overlapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from cellkit.config import Preprocessing, Spec
+from cellkit.data.normalise import normalise, prepare_channels, statistics
+from cellkit.engine.inference import Tiling, infer
+from cellkit.engine.memory import Fallback
+from cellkit.errors import CellkitError
+from cellkit.io.images import Image
+from cellkit.io.maps import Prediction
+from cellkit.io.sources import Source
+from cellkit.overlap import ahead
+from cellkit.provenance import History, Record
+from cellkit.stages.model import Model
+from cellkit.stages.outcomes import Failure, IsDone, Skipped, never_done
+
+REFERENCE_DIAMETER = 30.0  # px, for a model of any size (no working diameter) when the user gives a diameter
+LARGEST_SCALE_CHANGE = 16.0  # a diameter that asks for more is a slip of the keyboard
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(Spec):
+    """How images are predicted.
+
+    Attributes:
+        diameter: typical cell diameter in pixels of the images, or None: the model's own scale.
+        tile: side of the network's tiles in pixels, or None: chosen by the engine.
+        overlap: overlap of tiles in pixels, or None: two working diameters, at least 64.
+        batch: tiles per pass of the network, or None: chosen by the engine.
+        oom_fallback: when not even the smallest tile fits into memory: error, or go on with the cpu.
+    """
+
+    diameter: float | None = None
+    tile: int | None = None
+    overlap: int | None = None
+    batch: int | None = None
+    oom_fallback: Fallback = "error"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An image as the network sees it: (C, h, w) float32 at map scale, with what the prediction needs to know."""
+
+    image: Image
+    pixels: NDArray[np.float32]
+    scale: float
+    history: History
+
+
+def scale_of(preprocessing: Preprocessing, diameter: float | None) -> float:
+    """Map pixels per source pixel: working diameter over the user's diameter."""
+    if diameter is None:
+        return 1.0
+    scale = (preprocessing.diameter or REFERENCE_DIAMETER) / diameter
+    return float(np.clip(scale, 1 / LARGEST_SCALE_CHANGE, LARGEST_SCALE_CHANGE))
+
+
+def tiling_of(settings: PredictSettings, preprocessing: Preprocessing) -> Tiling:
+    """Tiles overlap by at least two working diameters, so that no cell is seen only in halves."""
+    overlap = settings.overlap if settings.overlap is not None else int(2 * (preprocessing.diameter or 32))
+    return Tiling(tile=settings.tile, overlap=max(overlap, 0), batch=settings.batch, oom_fallback=settings.oom_fallback)
+
+
+def resize(pixels: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Bilinear, antialiased when shrinking: (C, H, W) -> (C, *shape)."""
+    if pixels.shape[1:] == shape:
+        return pixels
+    shrinks = shape[0] < pixels.shape[1]
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels))[None]
+    resized = F.interpolate(tensor, size=shape, mode="bilinear", align_corners=False, antialias=shrinks)
+    return resized[0].numpy()
+
+
+def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Size of the map of an image."""
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def record_of(verb: str, model: Model, image: Image, arguments: Spec) -> Record:
+    """What the history says about one image."""
+    return Record(
+        verb=verb,
+        arguments={name: value for name, value in arguments.to_dict().items() if value is not None},
+        model=model.name,
+        model_digest=model.digest,
+        input_digest=image.digest,
+    )
+
+
+def prepare(image: Image, model: Model, settings: PredictSettings, history: History) -> Prepared:
+    """Channels, normalisation, scale: an image as the network sees it."""
+    pixels = prepare_channels(image, model.preprocessing)
+    low, high = statistics(pixels, model.preprocessing, source=image.source)
+    scale = scale_of(model.preprocessing, settings.diameter)
+    normal = normalise(np.asarray(pixels[:, :, :]), low, high, source=image.source)
+    shape = scaled_shape(normal.shape[1:], scale)
+    return Prepared(image=image, pixels=resize(normal, shape), scale=scale, history=history)
+
+
+def read_all(
+    sources: Iterable[Source], model: Model, settings: PredictSettings, verb: str, is_done: IsDone
+) -> Iterator[Prepared | Failure | Skipped]:
+    """Read and prepare every frame of every source; an error costs its image."""
+    for source in sources:
+        try:
+            for image in source.images():
+                history = (record_of(verb, model, image, settings),)
+                if is_done(image.key, history):
+                    yield Skipped(key=image.key, source=image.source)
+                else:
+                    yield prepare(image, model, settings, history)
+        except CellkitError as error:
+            yield Failure(key=source.key, source=source.path, error=error)
+
+
+def predict(
+    sources: Iterable[Source],
+    model: Model,
+    settings: PredictSettings,
+    *,
+    is_done: IsDone = never_done,
+    verb: str = "predict",
+) -> Iterator[Prediction | Failure | Skipped]:
+    """Predict the dense maps of images, in their order.
+
+    Args:
+        sources: what the user named.
+        model: network, preprocessing, representation.
+        settings: scale and tiles.
+        is_done: tells by key and history whether the output is there and up to date.
+        verb: the command that the history names.
+
+    Yields:
+        A prediction per image, a failure for one that could not be read, a skip for one that is done.
+    """
+    aside: list[Failure | Skipped] = []
+
+    def arrays() -> Iterator[tuple[Prepared, NDArray[np.float32]]]:
+        for item in ahead(read_all(sources, model, settings, verb, is_done)):
+            if isinstance(item, Prepared):
+                yield item, item.pixels
+            else:
+                aside.append(item)
+
+    tiling = tiling_of(settings, model.preprocessing)
+    for item, maps in infer(model.network, arrays(), model.device, tiling):
+        yield from _drain(aside)
+        yield as_prediction(item, maps, model, settings)
+    yield from _drain(aside)
+
+
+def _drain(aside: list[Failure | Skipped]) -> Iterator[Failure | Skipped]:
+    while aside:
+        yield aside.pop(0)
+
+
+def as_prediction(item: Prepared, maps: NDArray[np.float16], model: Model, settings: PredictSettings) -> Prediction:
+    """Maps with all that decoding and writing need to know about their image."""
+    image = item.image
+    return Prediction(
+        key=image.key,
+        maps=maps,
+        representation=model.checkpoint.representation,
+        source=image.source,
+        shape=(int(image.pixels.shape[1]), int(image.pixels.shape[2])),
+        axes=image.axes,
+        scale=item.scale,
+        pixel_size=image.pixel_size,
+        diameter=settings.diameter,
+        history=item.history,
+    )

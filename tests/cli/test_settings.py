@@ -1,0 +1,70 @@
+"""``--set NAME=VALUE`` is checked against dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from cellkit.cli.settings import apply, assignments, describe, parse
+from cellkit.config import Spec
+from cellkit.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baking(Spec):
+    """How a cake is baked.
+
+    Attributes:
+        heat: temperature
+            in degrees.
+        form: of the cake.
+    """
+
+    heat: float = 180.0
+    form: Literal["round", "square"] = "round"
+    layers: tuple[int, ...] = (1, 2)
+    timer: int | None = None
+    fan: bool = False
+
+
+def test_values_get_the_type_of_their_field():
+    values = assignments(["heat=200", "layers=3,4", "fan=yes", "timer=none", "form=square"], [Baking])
+    assert apply(Baking, values) == Baking(heat=200.0, layers=(3, 4), fan=True, timer=None, form="square")
+
+
+def test_fixed_values_win_unless_none():
+    assert apply(Baking, {"heat": 1.0}, heat=2.0, timer=None) == Baking(heat=2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("heat", "--set: 'heat' has no value (write NAME=VALUE; --settings lists the names)"),
+        ("heet=1", "--set: there is no setting 'heet' here (did you mean heat?)"),
+        ("heat=hot", "--set: heat=hot is not a number (--settings lists names and defaults)"),
+        ("form=star", "--set: form=star is not one of round, square (--settings lists names and defaults)"),
+        ("timer=x", "--set: timer=x is not a whole number (--settings lists names and defaults)"),
+        ("layers=a", "--set: layers=a is not a list like 1,2 (--settings lists names and defaults)"),
+        ("fan=maybe", "--set: fan=maybe is not true or false (--settings lists names and defaults)"),
+        ("zzz=1", "--set: there is no setting 'zzz' here (choose from fan, form, heat, layers, timer)"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(text, message):
+    with pytest.raises(UsageError) as caught:
+        assignments([text], [Baking])
+    assert str(caught.value) == message
+
+
+def test_dashes_are_underscores():
+    assert parse("x", "1", int) == 1
+    assert assignments(["heat=1"], [Baking]) == {"heat": 1.0}
+
+
+def test_list_shows_defaults_and_meanings():
+    lines = describe([Baking]).splitlines()
+    assert lines[0] == "heat=180.0\ttemperature in degrees."
+    assert lines[1] == "form=round\tof the cake."
+    assert lines[2] == "layers=1,2"
+    assert lines[4] == "fan=false"
