@@ -7,6 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# the same examples in every run, and no clock: tests are never timed
+settings.register_profile("cellkit", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.load_profile("cellkit")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,13 @@ from cellkit.stages import PredictSettings
 from cellkit.stages.pretraining import ModelSettings
 
 DECODING: tuple[type[Spec], ...] = tuple(representation.settings for representation in REPRESENTATIONS.values())
-TRAINING: tuple[type[Spec], ...] = (ModelSettings, Preprocessing, Augmentation, FitSettings)
+TRAINING: tuple[type[Spec], ...] = (
+    ModelSettings,
+    Preprocessing,
+    Augmentation,
+    FitSettings,
+    *DECODING,
+)
 
 SETTINGS: dict[str, tuple[type[Spec], ...]] = {
     "predict": (PredictSettings,),

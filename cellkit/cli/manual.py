@@ -5,7 +5,10 @@ Run ``python -m cellkit.cli.manual`` after any change of a verb; a test compares
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +22,13 @@ from cellkit.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 SHELLS = {"bash": "cellkit.bash", "zsh": "cellkit.zsh", "fish": "cellkit.fish"}
+FORMATS = {  # section of cellkit-formats(5) -> module that reads and writes the format
+    "PREDICTION FILES": "cellkit.io.maps",
+    "LABEL IMAGES": "cellkit.io.labels",
+    "CHECKPOINTS": "cellkit.io.checkpoints",
+    "STREAMS": "cellkit.io.streams",
+    "HISTORY": "cellkit.provenance",
+}
 EXIT_CODES = """0 done; 1 a bug; 2 usage; 3 some images failed, the others are written; 4 no input matched; \
 5 input or model unreadable; 6 a score below --fail-under; 75 another run holds the output; 130 or 143 interrupted \
 after a clean save; 137 out of memory."""
@@ -30,8 +40,7 @@ def generate() -> dict[str, str]:
     pages = {"man/man1/cellkit.1": _main_page(group)}
     for name, command in group.commands.items():
         pages[f"man/man1/cellkit-{name}.1"] = _verb_page(name, command)
-    for source in sorted((ROOT / "cellkit").rglob("*.roff")):  # pages written by hand: formats
-        pages[f"man/man{source.stem[-1]}/{source.stem}"] = source.read_text(encoding="utf-8")
+    pages["man/man5/cellkit-formats.5"] = _formats_page()
     for shell, file in SHELLS.items():
         pages[f"completions/{file}"] = _completion(shell)
     return pages
@@ -59,9 +68,25 @@ def _verb_page(name: str, command: Any) -> str:  # noqa: ANN401
     return "\n".join(lines) + "\n"
 
 
-def _head(title: str, name_line: str) -> list[str]:
-    section = f'.TH {title.upper()} 1 "" "cellkit {__version__}" "cellkit manual"'
-    return [section, ".SH NAME", f"{_roff(title)} \\- {_roff(name_line)}"]
+def _formats_page() -> str:
+    """The formats are described where they are read and written: in the docstrings of their modules."""
+    lines = _head("cellkit-formats", "files and streams of cellkit", section=5)
+    for title, module in FORMATS.items():
+        lines += [f".SH {title}", *_prose(inspect.getdoc(importlib.import_module(module)) or "")]
+    return "\n".join(lines) + "\n"
+
+
+def _prose(text: str) -> Iterator[str]:
+    """Paragraphs and lists of a docstring as roff."""
+    for paragraph in text.replace("``", "").split("\n\n"):
+        for block in re.split(r"\n(?=- )", paragraph):
+            line = _roff(" ".join(block.removeprefix("- ").split()))
+            yield from ([".IP \\(bu 2", line] if block.startswith("- ") else [".PP", line])
+
+
+def _head(title: str, name_line: str, section: int = 1) -> list[str]:
+    header = f'.TH {title.upper()} {section} "" "cellkit {__version__}" "cellkit manual"'
+    return [header, ".SH NAME", f"{_roff(title)} \\- {_roff(name_line)}"]
 
 
 def _name_line(command: Any) -> str:  # noqa: ANN401

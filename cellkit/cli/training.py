@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cellkit.cli import running
-from cellkit.cli.listing import TRAINING
+from cellkit.cli.listing import DECODING, TRAINING
 from cellkit.cli.settings import apply, assignments
 from cellkit.config import NetworkName, OnExists, Preprocessing, RepresentationName
 from cellkit.data.augment import Augmentation
@@ -48,7 +48,9 @@ def recipe(
     values = assignments(texts, TRAINING)
     model = apply(ModelSettings, values, network=network, representation=representation)
     preprocessing = apply(Preprocessing, values, diameter=diameter, channels=model.channels, colour=model.colour)
+    decoding = {field.name for kind in DECODING for field in dataclasses.fields(kind)}
     return Recipe(
+        decoding={name: value for name, value in values.items() if name in decoding},
         model=model,
         preprocessing=preprocessing,
         augmentation=apply(Augmentation, values),

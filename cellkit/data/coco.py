@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as run_lengths
+from pycocotools import mask as coco_masks
 
-from cellkit.data.truth import RunLength, Truth, check_shape, flatten
+from cellkit.data.run_lengths import RunLength
+from cellkit.data.truth import Truth, check_shape, flatten
 from cellkit.errors import InputError
 
 POLYGON_NUMBERS = 6  # three points; pycocotools would take four numbers for a box
@@ -41,13 +42,13 @@ class CocoLabels:
         try:
             if isinstance(segmentation, list):
                 polygons = [polygon for polygon in segmentation if len(polygon) >= POLYGON_NUMBERS]
-                return run_lengths.merge(run_lengths.frPyObjects(polygons, height, width)) if polygons else None
+                return coco_masks.merge(coco_masks.frPyObjects(polygons, height, width)) if polygons else None
             size, counts = segmentation["size"], segmentation["counts"]
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(self.name, "a segmentation is neither polygons nor run lengths", REPAIR) from error
         check_shape(self.name, tuple(size), self.size)
         if isinstance(counts, list):
-            return run_lengths.frPyObjects(segmentation, height, width)  # type: ignore[no-any-return]
+            return coco_masks.frPyObjects(segmentation, height, width)  # type: ignore[no-any-return]
         return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
 
 

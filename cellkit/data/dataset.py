@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ from pathlib import Path
 from cellkit.data.truth import LabelRef
 from cellkit.errors import InputError
 from cellkit.io.images import Image, ReadOptions, read_image
-from cellkit.io.keys import safe_key, suffix_of
+from cellkit.io.keys import key_of, safe_key, suffix_of
+from cellkit.io.sources import natural_key
 
 LABEL_SUFFIXES = (".npy",)  # beside those of images
+IMAGE_MARK = "_img"  # NAME_img beside NAME_masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +26,22 @@ class Pair:
         key: name under which outputs for the image are kept; unique in its dataset.
         image: path, or ``FILE.h5::/dataset``.
         labels: where the annotation is kept.
+        axes: of the file, where the layout tells them.
+        plane: number of the image in a stack of images.
     """
 
     key: str
     image: str
     labels: LabelRef
+    axes: str | None = None
+    plane: int | None = None
 
     def read(self, options: ReadOptions | None = None) -> Image:
         """Read the image; errors as :func:`cellkit.io.images.read_image`."""
-        return read_image(self.image, options or ReadOptions())
+        options = options or ReadOptions()
+        if self.axes is not None:
+            options = dataclasses.replace(options, axes=self.axes, plane=self.plane)
+        return read_image(self.image, options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +86,17 @@ def merge(layout: str, parts: Sequence[tuple[str, Dataset]]) -> Dataset:
 
 def natural(path: Path | str) -> list[tuple[int, str]]:
     """Sort key: t2 before t10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
+    return natural_key(str(path))
+
+
+def image_key(path: Path | str) -> str:
+    """The key of an image file, as :func:`cellkit.io.sources.find_sources` has it: NAME of NAME_img.
+
+    Raises:
+        InputError: the name makes no key.
+    """
+    key = key_of(str(path))
+    return key.removesuffix(IMAGE_MARK) or key
 
 
 def files_in(folder: Path, *, labels: bool = False) -> list[Path]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cellkit.data.dataset import Dataset, Pair, files_in, folders_in, merge, natural, stem_of
+from cellkit.data.dataset import Dataset, Pair, files_in, folders_in, image_key, merge, natural, stem_of
 from cellkit.data.seg_npy import SegFile
 from cellkit.data.truth import LabelFile, LabelRef, MaskFiles
 from cellkit.io.keys import split_dataset
@@ -78,7 +78,7 @@ def _match(images: Sequence[Path], labels: Sequence[Path], layout: str) -> Datas
     for image in images:
         fitting = [by_stem[name] for name in _label_names(stem_of(image)) if name in by_stem]
         if fitting:
-            pairs.append(Pair(key=stem_of(image), image=str(image), labels=label_ref(str(fitting[0]))))
+            pairs.append(Pair(key=image_key(image), image=str(image), labels=label_ref(str(fitting[0]))))
             used.update(fitting)
     return _dataset(layout, pairs, images, (str(path) for path in labels if path not in used))
 
@@ -128,12 +128,12 @@ def _groups(folder: Path, stems: set[str]) -> dict[str, list[Path]]:
 
 def _object_dataset(layout: str, images: Sequence[Path], groups: dict[str, list[Path]]) -> Dataset:
     pairs = [
-        Pair(key=stem, image=str(image), labels=_mask_files(groups[stem]))
+        Pair(key=image_key(image), image=str(image), labels=_mask_files(groups[stem]))
         for image in images
         if (stem := stem_of(image)) in groups
     ]
-    keys = {pair.key for pair in pairs}
-    left = (str(path) for stem, paths in groups.items() if stem not in keys for path in paths)
+    stems = {stem_of(image) for image in images}
+    left = (str(path) for stem, paths in groups.items() if stem not in stems for path in paths)
     return _dataset(layout, pairs, images, left)
 
 
@@ -154,7 +154,7 @@ def find_object_folders(root: Path) -> Dataset | None:
         if any(stem_of(path) == stem_of(images[0]) for path in masks):
             continue  # a label image of the same name: a folder of its own
         if masks:
-            pairs.append(Pair(key=stem_of(images[0]), image=str(images[0]), labels=_mask_files(masks)))
+            pairs.append(Pair(key=image_key(images[0]), image=str(images[0]), labels=_mask_files(masks)))
         else:
             unpaired.append(str(images[0]))
     if not pairs:
@@ -186,5 +186,5 @@ def _sequence(folder: Path, truth: Path) -> Dataset:
         if image is None:
             left.append(str(path))
         else:
-            pairs.append(Pair(key=stem_of(image), image=str(image), labels=LabelFile(str(path))))
+            pairs.append(Pair(key=image_key(image), image=str(image), labels=LabelFile(str(path))))
     return _dataset("01/ + 01_GT/SEG", sorted(pairs, key=lambda pair: natural(pair.image)), images, left)

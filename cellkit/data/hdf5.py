@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from cellkit.data.dataset import Dataset, Pair, natural, stem_of
-from cellkit.data.truth import LabelFile, LabelRef
+from cellkit.data.dataset import Dataset, Pair, image_key, natural
+from cellkit.data.truth import LabelFile, LabelRef, StackedLabels
 from cellkit.errors import InputError, NoInputError
 from cellkit.io.keys import safe_key
 
 IMAGE_NAMES = ("images", "image", "raw")
 LABEL_NAMES = ("labels", "label", "masks")
 LAYOUT = "HDF5 with images and labels"
+PLANE = 2  # axes of a label image
+LABEL_STACK = 3  # axes of a stack of label images
+STACK_AXES = {3: "ZYX", 4: "ZYXC"}  # Z: the reader takes one plane of a stack
 
 
 def find_hdf5(path: Path) -> Dataset | None:
@@ -29,6 +31,8 @@ def find_hdf5(path: Path) -> Dataset | None:
         labels = next((file[name] for name in LABEL_NAMES if name in file), None)
         if images is None or labels is None:
             return None
+        if _is_stack(images, labels):
+            return _stack(path, images, labels)
         pictures, truths = _datasets(images, path), _datasets(labels, path)
     pairs = [
         Pair(key=key, image=f"{path}::{name}", labels=LabelFile(str(path), truths[key]))
@@ -43,8 +47,31 @@ def find_hdf5(path: Path) -> Dataset | None:
     )
 
 
+def _is_stack(images: Any, labels: Any) -> bool:  # noqa: ANN401 - h5py is not typed
+    both = isinstance(images, h5py.Dataset) and isinstance(labels, h5py.Dataset)
+    return both and labels.ndim == LABEL_STACK and images.ndim in STACK_AXES and len(images) == len(labels)
+
+
+def _stack(path: Path, images: Any, labels: Any) -> Dataset:  # noqa: ANN401 - h5py is not typed
+    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) with labels (N, H, W); keys as those of time series."""
+    channels_last = images.ndim == LABEL_STACK or images.shape[1:3] == labels.shape[1:]
+    axes = STACK_AXES[images.ndim] if channels_last else "ZCYX"
+    image, stem = f"{path}::{images.name}", image_key(path)
+    pairs = tuple(
+        Pair(
+            key=f"{stem}_t{index:03d}" if len(labels) > 1 else stem,
+            image=image,
+            labels=StackedLabels(str(path), labels.name, index),
+            axes=axes,
+            plane=index,
+        )
+        for index in range(len(labels))
+    )
+    return Dataset(layout=LAYOUT, pairs=pairs)
+
+
 def labels_in_hdf5(path: Path) -> dict[str, LabelRef]:
-    """Label images of a file by key: in ``labels``, else all that are two-dimensional integers.
+    """Label images of a file by key: in ``labels``, else ``KEY/labels``, else all two-dimensional integers.
 
     Raises:
         InputError: the file is no HDF5.
@@ -52,7 +79,7 @@ def labels_in_hdf5(path: Path) -> dict[str, LabelRef]:
     """
     with _opened(path) as file:
         within = next((file[name] for name in LABEL_NAMES if name in file), None)
-        found = _datasets(within, path) if within is not None else dict(_integer_images(file, path))
+        found = _datasets(within, path) if within is not None else _grouped(file, path) or _integer_images(file, path)
     if not found:
         raise NoInputError(path, "there are no labels in it", f"a dataset or group called {' or '.join(LABEL_NAMES)}")
     return {key: LabelFile(str(path), name) for key, name in found.items()}
@@ -68,13 +95,23 @@ def _opened(path: Path) -> Any:  # noqa: ANN401 - h5py is not typed
 def _datasets(node: Any, path: Path) -> dict[str, str]:  # noqa: ANN401 - h5py is not typed
     """Key and full name of a dataset, or of those in a group, in natural order."""
     if isinstance(node, h5py.Dataset):
-        return {stem_of(path): node.name}
+        return {image_key(path): node.name}
     names = [name for name in node if isinstance(node[name], h5py.Dataset)]
     return {safe_key(name, source=f"{path}::{node.name}"): node[name].name for name in sorted(names, key=natural)}
 
 
-def _integer_images(file: Any, path: Path) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - h5py is not typed
+def _grouped(file: Any, path: Path) -> dict[str, str]:  # noqa: ANN401 - h5py is not typed
+    """``KEY/labels``, as cellkit writes several label images."""
+    return {
+        safe_key(key, source=str(path)): f"/{key}/{LABEL_NAMES[0]}"
+        for key in sorted(file, key=natural)
+        if isinstance(file[key], h5py.Group) and LABEL_NAMES[0] in file[key]
+    }
+
+
+def _integer_images(file: Any, path: Path) -> dict[str, str]:  # noqa: ANN401 - h5py is not typed
     names = [name for name in file if isinstance(file[name], h5py.Dataset)]
-    for name in sorted(names, key=natural):
-        if file[name].ndim == 2 and file[name].dtype.kind in "ui":
-            yield (stem_of(path) if len(names) == 1 else safe_key(name, source=str(path))), file[name].name
+    flat = [name for name in names if file[name].ndim == PLANE and file[name].dtype.kind in "ui"]
+    if len(flat) == 1:
+        return {image_key(path): file[flat[0]].name}
+    return {safe_key(name, source=str(path)): file[name].name for name in sorted(flat, key=natural)}

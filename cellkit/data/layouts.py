@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cellkit.data.coco import read_coco
-from cellkit.data.dataset import Dataset, Pair, files_in, folders_in, merge, natural, stem_of
+from cellkit.data.dataset import Dataset, Pair, files_in, folders_in, image_key, merge, natural, stem_of
 from cellkit.data.folders import (
     ANNOTATION_FOLDERS,
     find_beside,
@@ -23,7 +23,7 @@ from cellkit.data.folders import (
 from cellkit.data.hdf5 import find_hdf5, labels_in_hdf5
 from cellkit.data.truth import LabelRef, Truth
 from cellkit.errors import InputError, NoInputError, UsageError
-from cellkit.io.keys import HDF5_SUFFIXES, key_of, split_dataset
+from cellkit.io.keys import HDF5_SUFFIXES, split_dataset
 
 __all__ = ["LAYOUTS", "Dataset", "LabelRef", "Pair", "Truth", "find_pairs", "find_truth", "read_names", "select"]
 
@@ -139,7 +139,7 @@ def _truth_in_file(root: str) -> dict[str, LabelRef]:
         coco = read_coco(path)
         if coco is None:
             raise InputError(root, "the JSON is no COCO file", "it needs images and annotations")
-        return {key_of(name): labels for name, labels in coco.items()}
+        return {image_key(Path(name).name): labels for name, labels in coco.items()}
     if suffix == ".csv":
         return {pair.key: pair.labels for pair in read_pairs(path).pairs}
     if suffix in HDF5_SUFFIXES and "::" not in root:
@@ -208,7 +208,7 @@ def _coco_dataset(path: Path, root: Path | None = None) -> Dataset | None:
         there = next((place for place in places if place.is_file()), None)
         if there is not None:
             found[name] = there
-    pairs = [Pair(key=key_of(place.name), image=str(place), labels=coco[name]) for name, place in found.items()]
+    pairs = [Pair(key=image_key(place), image=str(place), labels=coco[name]) for name, place in found.items()]
     listed = {place.resolve() for place in found.values()}
     beside = sorted({place.parent for place in found.values()}, key=natural)
     return Dataset(
@@ -274,4 +274,4 @@ def _pair_of_row(path: Path, line: int, row: dict[str, str | None]) -> Pair:
             problem = f"{column} {name} is not there" if name else f"there is no {column}"
             raise InputError(f"{path}, line {line}", problem, "paths are relative to the table")
         places.append(f"{place}::{dataset}" if dataset is not None else str(place))
-    return Pair(key=key_of(places[0]), image=places[0], labels=label_ref(places[1]))
+    return Pair(key=image_key(places[0]), image=places[0], labels=label_ref(places[1]))

@@ -15,7 +15,7 @@ from numpy._core import multiarray
 from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
 from numpy.lib import format as npy
 
-from cellkit.data.truth import Truth, check_shape
+from cellkit.data.truth import Truth, as_labels, check_shape
 from cellkit.errors import InputError
 
 REPAIR = "save it anew in Cellpose, or export the masks as TIFF"
@@ -43,14 +43,12 @@ class SegFile:
         except Exception as error:  # a damaged pickle fails in any way it likes
             raise InputError(self.name, "the file is no readable _seg.npy", REPAIR) from error
         masks = content.get("masks") if isinstance(content, dict) else None
-        if not isinstance(masks, np.ndarray) or masks.dtype.kind not in "uib":
+        if not isinstance(masks, np.ndarray):
             raise InputError(self.name, "there is no label image 'masks' in it", REPAIR)
         if masks.ndim != 2:
             raise InputError(self.name, f"'masks' has {masks.ndim} dimensions", "only 2-D images are segmented")
         check_shape(self.name, masks.shape, shape)
-        if int(masks.min(initial=0)) < 0 or int(masks.max(initial=0)) > np.iinfo(np.int32).max:
-            raise InputError(self.name, "'masks' has labels outside 0 to 2147483647", REPAIR)
-        return Truth(labels=masks.astype(np.int32))
+        return Truth(labels=as_labels(masks, self.name))
 
 
 def _load(stream: BinaryIO) -> Any:  # noqa: ANN401 - what a pickle holds is not known

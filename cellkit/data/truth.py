@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-import imageio.v3 as iio
+import h5py
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as run_lengths
+from pycocotools import mask as coco_masks
 
+from cellkit.data.run_lengths import RunLength, pixels_of
 from cellkit.errors import InputError
+from cellkit.io.images import read_images
 from cellkit.io.labels import read_labels
 
-RunLength: TypeAlias = dict[str, Any]  # {"size": [H, W], "counts": bytes} of pycocotools
+LARGEST = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,13 +70,38 @@ class LabelFile:
 
 
 @dataclass(frozen=True)
+class StackedLabels:
+    """One label image of a stack (N, H, W) in an HDF5 file.
+
+    Attributes:
+        name: the file.
+        dataset: the stack in it.
+        index: number of the label image.
+    """
+
+    name: str
+    dataset: str
+    index: int
+
+    def read(self, shape: tuple[int, int] | None = None) -> Truth:
+        """Read it; see :class:`LabelRef`."""
+        subject = f"{self.name}::{self.dataset}[{self.index}]"
+        try:
+            with h5py.File(self.name, "r", locking=False) as file:
+                labels = np.asarray(file[self.dataset][self.index])
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(subject, "the labels cannot be read", "replace the file; it may be truncated") from error
+        check_shape(subject, labels.shape, shape)
+        return Truth(labels=as_labels(labels, subject))
+
+
+@dataclass(frozen=True)
 class MaskFiles:
     """One file per object; whatever is not 0 belongs to it.
 
     Attributes:
         name: folder or pattern, for messages.
         paths: the files.
-        shape: height and width, for an image without any object.
     """
 
     name: str
@@ -93,22 +120,27 @@ class MaskFiles:
 
 
 def read_mask(path: str) -> NDArray[np.bool_]:
-    """Read the mask of one object, (H, W); of coloured files the alpha channel is ignored.
+    """Read the mask of one object, (H, W): what is not 0 in any channel; alpha does not count.
 
     Raises:
-        InputError: it is missing or no image.
+        InputError: as :func:`cellkit.io.images.read_images`.
     """
-    try:
-        pixels: NDArray[Any] = np.asarray(iio.imread(path))
-    except FileNotFoundError as error:
-        raise InputError(path, "the file is not there", "check the folder of masks") from error
-    except (OSError, ValueError, SyntaxError) as error:  # what the readers of imageio raise on damaged files
-        raise InputError(path, "the file is no readable mask image", "replace or remove it") from error
-    if pixels.ndim == 3:
-        pixels = np.any(pixels[..., : 1 if pixels.shape[-1] <= 2 else 3], axis=-1)
-    if pixels.ndim != 2:
-        raise InputError(path, f"a mask of {pixels.ndim} dimensions", "one 2-D mask per object is needed")
-    return pixels.astype(bool)
+    pixels = next(read_images(path)).pixels
+    inside: NDArray[np.bool_] = np.asarray(pixels[:, :, :].astype(bool).any(axis=0))
+    return inside
+
+
+def as_labels(values: NDArray[Any], name: str) -> NDArray[np.int32]:
+    """Whole numbers from 0 to 2147483647 as int32.
+
+    Raises:
+        InputError: there are others.
+    """
+    if values.dtype.kind not in "uib":
+        raise InputError(name, f"labels of type {values.dtype}", "whole numbers are needed, 0 for background")
+    if int(values.min(initial=0)) < 0 or int(values.max(initial=0)) > LARGEST:
+        raise InputError(name, f"labels outside 0 to {LARGEST}", "number the objects anew")
+    return values.astype(np.int32)
 
 
 def check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, int] | None) -> tuple[int, int]:
@@ -125,17 +157,20 @@ def check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, int] | Non
 
 def encode(masks: Iterable[NDArray[np.bool_]]) -> list[RunLength]:
     """Run-length masks of (H, W) masks."""
-    return [run_lengths.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+    return [coco_masks.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
 
 
 def flatten(masks: Iterable[RunLength], shape: tuple[int, int]) -> Truth:
     """Paint overlapping objects into one label image, the smallest last; empty ones are dropped."""
-    kept = [mask for mask in masks if run_lengths.area(mask) > 0]
-    labels = np.zeros(shape, np.int32)
-    covered = np.zeros(shape, np.uint16)
-    areas = [int(run_lengths.area(mask)) for mask in kept]
-    for index in sorted(range(len(kept)), key=lambda i: (-areas[i], i)):
-        inside = run_lengths.decode(kept[index]).astype(bool)
-        labels[inside] = index + 1
-        covered += inside
-    return Truth(labels=labels, masks=tuple(kept), overlapping=int(np.count_nonzero(covered > 1)))
+    found = [(mask, pixels) for mask in masks if (pixels := pixels_of(mask)).size]
+    labels = np.zeros(shape[0] * shape[1], np.int32)  # flattened by columns, as run lengths are
+    covered = np.zeros(labels.size, np.uint16)
+    for index in sorted(range(len(found)), key=lambda i: (-found[i][1].size, i)):
+        pixels = found[index][1]
+        labels[pixels] = index + 1
+        covered[pixels] += 1
+    return Truth(
+        labels=np.ascontiguousarray(labels.reshape(shape[1], shape[0]).T),
+        masks=tuple(mask for mask, _ in found),
+        overlapping=int(np.count_nonzero(covered > 1)),
+    )

@@ -184,4 +184,4 @@ def _bilinear(values: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """values (C, H, W) at positions (h, w) -> (C, h, w)."""
     height, width = values.shape[-2:]
     grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
-    return F.grid_bilinear(values[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
+    return F.grid_sample(values[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]

@@ -13,19 +13,23 @@ from cellkit.errors import MemoryLimitError
 
 logger = logging.getLogger(__name__)
 
-Fallback: TypeAlias = Literal["error", "cpu"]
+Fallback: TypeAlias = Literal["cpu"]
 
-# torch has no class of its own for a CPU allocation that fails.
-CPU_MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+# Where torch has no class of its own for an allocation that fails.
+MESSAGES = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "MPS backend out of memory",
+)
 SMALLEST_TILE = 64  # pixels; below it a tile is little more than its border
 GIGABYTE = 1e9
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed, on a GPU or on the CPU."""
+    """Whether an error says that an allocation failed, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in CPU_MESSAGES)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
 
 
 @dataclass
@@ -42,7 +46,9 @@ class MemoryLadder:
     tile: int | None = None
     device: Device | None = None
 
-    def step_down(self, device: Device, batch: int, shape: tuple[int, int], smallest: int, fallback: Fallback) -> None:
+    def step_down(
+        self, device: Device, batch: int, shape: tuple[int, int], smallest: int, fallback: Fallback | None
+    ) -> None:
         """Take the next rung after a batch did not fit: half the tiles, half the side, the CPU, the end.
 
         Args:
@@ -63,11 +69,16 @@ class MemoryLadder:
             self.pixels, self.tile = area // 2, side // 2
             logger.warning("%s: out of memory with a tile of %d pixels, trying %d", name, side, self.tile)
         elif fallback == "cpu" and not device.is_cpu:
-            self.device, self.pixels, self.tile = open_device("cpu"), None, None
+            self.device, self.pixels, self.tile = _open_cpu(device), None, None
             logger.warning("%s: out of memory with a tile of %d pixels, going on with the CPU", name, side)
         else:
             problem = f"not even one tile of {side} pixels fits into its memory{_room(device)}"
-            raise MemoryLimitError(str(name), problem, _repair(device))
+            raise MemoryLimitError(str(name), problem, _repair(device, side))
+
+
+def _open_cpu(device: Device) -> Device:
+    """The CPU in place of a device, with as many threads as before."""
+    return open_device("cpu", "fp32" if device.precision == "fp32" else "auto", torch.get_num_threads())
 
 
 def _room(device: Device) -> str:
@@ -78,7 +89,9 @@ def _room(device: Device) -> str:
     return f", of which {free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB are free"
 
 
-def _repair(device: Device) -> str:
-    if device.is_cpu:
-        return "use a smaller --overlap, a smaller model, or a machine with more memory"
-    return "free its memory, use a smaller --overlap, --device cpu or --oom-fallback cpu"
+def _repair(device: Device, side: int) -> str:
+    """What would make a difference."""
+    choices = [] if device.is_cpu else ["free its memory", "use --device cpu or --oom-fallback cpu"]
+    if side // 2 >= SMALLEST_TILE:  # it was the overlap that forbade a smaller tile
+        choices.append(f"use --overlap {side // 4} or less, so that tiles of {side // 2} are possible")
+    return ", or ".join([*choices, "use a smaller model"])

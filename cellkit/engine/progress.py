@@ -40,6 +40,7 @@ class Progress:
         self._clock, self._begin, self._first, self._done = clock, clock(), done, done
         self._spoken: float | None = None  # when the last line was written
         self._said = done  # what it said
+        self._words = ""
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -53,44 +54,32 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         elif self._done != self._said:
-            self._write_line("")
+            self._write_line()
 
     def update(self, done: int, values: Mapping[str, float] | None = None) -> None:
         """Say that so many are done, with the newest values of what is watched."""
         self._done = done
         if self.quiet:
             return
-        words = " ".join(f"{name} {value:.4g}" for name, value in (values or {}).items())
+        self._words = " ".join(f"{name} {value:.4g}" for name, value in (values or {}).items())
         if self._bar is not None:
-            self._bar.set_postfix_str(words, refresh=False)
+            self._bar.set_postfix_str(self._words, refresh=False)
             self._bar.update(done - self._bar.n)
         elif self._spoken is None or self._clock() - self._spoken >= LINE_SECONDS:
-            self._write_line(words)
+            self._write_line()
 
-    def say(self, text: str) -> None:
-        """Write a line of its own, beside a bar or between the lines."""
-        if self.quiet:
-            return
-        if self._bar is not None:
-            self._bar.write(text, file=self.stream)
-        else:
-            self._write(text)
-
-    def _write_line(self, words: str) -> None:
+    def _write_line(self) -> None:
         if self.quiet:
             return
         self._spoken, self._said = self._clock(), self._done
-        parts = [f"{self._done}/{self.total} {self.unit}" if self.total else f"{self._done} {self.unit}", words]
+        parts = [f"{self._done}/{self.total} {self.unit}" if self.total else f"{self._done} {self.unit}", self._words]
         seconds = self._clock() - self._begin
         if self._done > self._first and seconds > 0:
             rate = (self._done - self._first) / seconds
             parts.append(f"{rate:.3g} {self.unit}/s")
             if self.total and self.total > self._done:
                 parts.append(f"{duration((self.total - self._done) / rate)} left")
-        self._write(", ".join(p for p in parts if p))
-
-    def _write(self, text: str) -> None:
-        self.stream.write(text + "\n")
+        self.stream.write(", ".join(p for p in parts if p) + "\n")
         self.stream.flush()
 
 

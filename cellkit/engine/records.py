@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cellkit.engine.optimisers import total_of
-from cellkit.errors import OutputError, TrainingError
-from cellkit.io.atomic import written_whole
+from cellkit.errors import TrainingError
+from cellkit.io.atomic import output_error, written_whole
 
 TOTAL = "loss"
 STEP = "step"
@@ -96,7 +96,6 @@ class MetricsFile:
 
     def _rewrite(self, rows: Sequence[Mapping[str, str]]) -> None:
         with written_whole(self.path) as temporary:
-            temporary.touch()
             if self._columns:
                 _write_rows(temporary, self._columns, rows, header=True)
 
@@ -104,9 +103,7 @@ class MetricsFile:
         try:
             _write_rows(self.path, self._columns, rows, header=False)
         except OSError as error:
-            raise OutputError(
-                self.path, f"cannot be written: {error.strerror}", "free the disk or repair it"
-            ) from error
+            raise output_error(self.path, error) from error
 
 
 def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]], *, header: bool) -> None:

@@ -103,7 +103,7 @@ def fit(  # noqa: PLR0913 - the one door to training; each argument is another r
     """
     with ExitStack() as stack:
         stack.enter_context(distributed.joined(device))
-        stack.enter_context(_fixed_shapes(device))
+        stack.enter_context(_tried_convolutions(device.is_cuda))  # every batch has the same shape
         run = _Run(method, settings, device, _Outputs(files, save, validate, score))
         run.begin(resume)
         quiet = quiet or not distributed.is_main()
@@ -226,7 +226,7 @@ class _Run(Generic[B]):
                 self.outputs.save(self.outputs.files.best, self._weights(), None)
             return {}
         module = self.modules if self.average is None else self.average.module
-        with _evaluating(module), preserved_randomness(), torch.no_grad():
+        with _evaluating(module), preserved_randomness(), torch.no_grad(), _tried_convolutions(False):
             scores = dict(self.outputs.validate(module))
         value = _chosen(scores, self.outputs.score)
         if self.best is None or value > self.best:
@@ -326,10 +326,10 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _fixed_shapes(device: Device) -> Iterator[None]:
-    """Let cuDNN try its algorithms: worth it where every batch has the same shape."""
+def _tried_convolutions(enabled: bool) -> Iterator[None]:
+    """Whether cuDNN tries its algorithms for every new shape of input."""
     former = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = device.is_cuda
+    torch.backends.cudnn.benchmark = enabled
     try:
         yield
     finally:

@@ -31,6 +31,7 @@ _REASONS = {
     errno.EPERM: ("permission denied", f"{_ELSEWHERE}, or change the permissions of the folder"),
     errno.ENOENT: ("its folder does not exist", "create it first, or check the path"),
     errno.ENOTDIR: ("its folder is a file", "check the path"),
+    errno.EEXIST: ("a file has this name", "choose another name"),
     errno.EISDIR: ("a folder has this name", "choose another name"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter name"),
 }

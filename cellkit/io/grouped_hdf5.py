@@ -48,7 +48,10 @@ class _Host:
         self.error = self.error or error
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self.stream.seek(offset, whence) if self.error is None else offset
+        return self.stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.stream.tell()
 
     def read(self, size: int = -1) -> bytes:
         return self.stream.read(size)
@@ -135,6 +138,18 @@ class GroupedFile:
         group.attrs["history"] = to_json(history)
         self.keys.append(key)
         return group
+
+    @contextlib.contextmanager
+    def filling(self, key: str, history: History) -> Iterator[Group]:
+        """A new group that is removed again when its filling fails, as :meth:`group`."""
+        group = self.group(key, history)
+        try:
+            yield group
+            self.check()
+        except BaseException:
+            self.keys.remove(key)
+            del self._root[key]
+            raise
 
     def keep(self, old: Path) -> None:
         """Copy those groups of another file of the same kind that this one does not have."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_AXES = 5  # T Z C Y X
 LABEL_NAMES = frozenset(("label", "labels", "mask", "masks", "segmentation"))  # groups and datasets that are no input
 AXIS_WORDS = {"time": "T", "frame": "T", "depth": "Z", "channel": "C", "sample": "S", "row": "Y", "column": "X"}
+OPEN_AXES = string.ascii_lowercase  # letters of axes that the file does not name
 DATASETS_SHOWN = 12  # listed in a message; more make no line that is read
 
 
@@ -133,7 +135,8 @@ def _axes(dataset: Any) -> tuple[str, tuple[str, ...]]:  # noqa: ANN401
         return letters, ()
     if len(shape) == 3 and shape[2] in (3, 4) and dataset.dtype == np.uint8 and min(shape[:2]) > shape[2]:
         return "YXS", (f"axes YXS, from the shape {' x '.join(map(str, shape))}",)
-    return "QRI"[: len(shape) - 2] + "YX"[max(0, 2 - len(shape)) :], ()
+    unnamed = OPEN_AXES[: max(0, len(shape) - 2)] + "YX"
+    return unnamed[len(unnamed) - len(shape) :], ()
 
 
 def _axis_words(dataset: Any) -> list[str]:  # noqa: ANN401

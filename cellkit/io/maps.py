@@ -166,10 +166,13 @@ class PredictionWriter(GroupedFile):
             OutputError: the disk is full or gone.
             UsageError: the file has an image of this key.
         """
-        dataset = self.create(prediction, prediction.maps.shape)
-        for rows in _bands(prediction.maps):
-            dataset[:, rows] = prediction.maps[:, rows]
-            self.check()
+        shape = prediction.maps.shape
+        _check_shape(prediction, shape)
+        with self.filling(prediction.key, prediction.history) as group:
+            dataset = _created(group, prediction, shape)
+            for rows in _bands(prediction.maps):
+                dataset[:, rows] = prediction.maps[:, rows]
+                self.check()
 
     def create(self, info: PredictionInfo, shape: tuple[int, ...]) -> Dataset:
         """An empty dataset (C, h, w) for the maps of a huge image, to be filled window by window.
@@ -177,18 +180,13 @@ class PredictionWriter(GroupedFile):
         Windows that begin and end at multiples of 256 pixels are compressed only once.
         """
         _check_shape(info, shape)
-        group = self.group(info.key, info.history)
-        _describe(group, info)
-        return group.create_dataset(
-            "maps",
-            shape,
-            np.float16,
-            chunks=chunks_of(shape),
-            compression="gzip",
-            compression_opts=1,
-            shuffle=True,
-            fletcher32=True,
-        )
+        return _created(self.group(info.key, info.history), info, shape)
+
+
+def _created(group: Group, info: PredictionInfo, shape: tuple[int, ...]) -> Dataset:
+    _describe(group, info)
+    compression = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+    return group.create_dataset("maps", shape, np.float16, chunks=chunks_of(shape), **compression)
 
 
 def to_bytes(prediction: Prediction) -> bytes:
@@ -311,7 +309,8 @@ def _representation(name: str, key: str, group: Group) -> RepresentationSpec:
     found = text_of(group, "representation")
     if found is None:
         raise InputError(name, f"{key!r} does not say what its maps mean", AGAIN)
-    if found not in get_args(RepresentationName):
+    known = next((choice for choice in get_args(RepresentationName) if choice == found), None)
+    if known is None:
         raise InputError(
             name, f"{key!r} is of the representation {found!r}, unknown to this cellkit", "upgrade cellkit"
         )
@@ -321,4 +320,4 @@ def _representation(name: str, key: str, group: Group) -> RepresentationSpec:
         settings = None
     if not isinstance(settings, dict):
         raise InputError(name, f"{key!r} has damaged settings", AGAIN)
-    return RepresentationSpec(name=found, settings=settings)
+    return RepresentationSpec(name=known, settings=settings)

@@ -24,7 +24,7 @@ IMAGE_FOLDER = "images"
 LABEL_FOLDERS = ("labels", "masks")
 SEQUENCE = re.compile(r"\d{2}")  # folder of frames in the Cell Tracking Challenge
 SEQUENCE_RESULTS = re.compile(r"\d{2}_(GT|ST|RES|ERR_SEG)")
-OWN_MARK = b'"cellkit"'  # in the description of every label image that we write
+OWN_MARKS = (b'"cellkit"', b"cellkit\0")  # of the label images that we write: TIFF description, keyword of a PNG text
 OWN_HEAD = 4096  # bytes at the beginning of a file that hold its description
 WILDCARDS = "*?["
 
@@ -234,7 +234,8 @@ def _is_ours(path: Path, suffix: str) -> bool:
             with decoding(str(path)):
                 return is_ours(path)
         with path.open("rb") as stream:
-            return OWN_MARK in stream.read(OWN_HEAD)
+            head = stream.read(OWN_HEAD)
+            return any(mark in head for mark in OWN_MARKS)
     except (InputError, OSError):
         return False
 

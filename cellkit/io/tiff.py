@@ -87,8 +87,10 @@ def _check_chain(tiff: tifffile.TiffFile, name: str) -> None:
     tiff.filehandle.seek(where)
     pointer = tiff.filehandle.read(tiff.tiff.offsetsize)
     offset = int.from_bytes(pointer, "little" if tiff.tiff.byteorder == "<" else "big")
-    if offset >= tiff.filehandle.size:
-        raise truncated(name, tiff.filehandle.size, offset)
+    if len(pointer) < tiff.tiff.offsetsize or offset >= tiff.filehandle.size:
+        raise truncated(name, tiff.filehandle.size, max(offset, where + tiff.tiff.offsetsize))
+    if offset:
+        raise InputError(name, f"is damaged: there is no page at byte {offset}, where one should follow", COPY_AGAIN)
 
 
 def _is_large(series: Any) -> bool:  # noqa: ANN401

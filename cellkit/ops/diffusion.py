@@ -10,18 +10,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellkit.ops.runs import Indices, Integers, Runs, paint, pieces_of, runs_of, spread
+from cellkit.ops.runs import Indices, Integers, Neighbours, Runs, paint, runs_of, spread
 
 Floats = NDArray[np.float32]
 
-CANVAS = 1 << 16  # pixels of a canvas: three float32 arrays of this size stay in a 1 MB second-level cache
+CANVAS = 1 << 15  # pixels of a canvas: four float32 arrays of this size stay in a second-level cache of 1 MB
 SPARE = 1 << 13  # pixels that a canvas may waste on narrow boxes; as long to compute as the calls of one more canvas
 FAINT = np.float32(1e-30)  # heat below this is near the end of float32: its differences mean nothing
+NEIGHBOURS = np.array([[y, x] for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)], np.float32)
 
 
 def flows_from_labels(labels: Integers) -> Floats:
@@ -39,35 +39,41 @@ def flows_from_labels(labels: Integers) -> Floats:
         (2, H, W) float32 unit vectors, 0 = y, 1 = x, in pixels; zero in the background and where heat has a summit or
         a saddle (the centre of a symmetric object, an object of one pixel).
     """
-    flows, cold = diffused(labels)
-    while cold.any():
-        runs = runs_of(np.where(cold, labels, 0))
-        _, pieces = pieces_of(runs)
-        more, cold = diffused(paint(runs, np.where(runs.values != 0, pieces + 1, 0)))
-        flows += more
+    flows = np.zeros((2, *labels.shape), np.float32)
+    runs = runs_of(labels)
+    while (runs.values != 0).any():
+        cells = runs.take(runs.values != 0)
+        pixels = cells.pixels()
+        vectors, reached = diffused(cells)
+        flows.reshape(2, -1)[:, pixels] = vectors
+        if reached.all():
+            break
+        runs = _pieces_left(runs, pixels[~reached])
     return flows
 
 
-def diffused(labels: Integers) -> tuple[Floats, NDArray[np.bool_]]:
-    """Flows as :func:`flows_from_labels`, but zero where the heat of the centre does not come.
+def diffused(cells: Runs) -> tuple[Floats, NDArray[np.bool_]]:
+    """Flows as :func:`flows_from_labels`, but zero where the heat of an object's centre does not come.
+
+    Args:
+        cells: runs of the objects, without background.
 
     Returns:
-        (2, H, W) float32 flows, and a mask (H, W) of the object pixels without heat.
+        (2, N) float32 flows of the pixels in the order of ``cells.pixels()``, and (N,) whether heat came there.
     """
-    runs = runs_of(labels)
-    runs = runs.take(runs.values != 0)
-    flows = np.zeros((2, *labels.shape), np.float32)
-    cold = np.zeros(labels.shape, bool)
-    if len(runs) == 0:
-        return flows, cold
-    runs = dataclasses.replace(runs, values=_compact(runs.values))
-    canvas = _Canvas.pack(runs, _Boxes.around(runs))
-    vectors, reached = canvas.flows()
-    pixels = runs.pixels()
-    flows.reshape(2, -1)[:, pixels] = vectors
-    if not reached.all():
-        cold.ravel()[pixels[~reached]] = True
-    return flows, cold
+    if len(cells) == 0:
+        return np.zeros((2, 0), np.float32), np.zeros(0, bool)
+    cells = dataclasses.replace(cells, values=_compact(cells.values))
+    return _Canvas.pack(cells, _Boxes.around(cells)).flows()
+
+
+def _pieces_left(runs: Runs, pixels: Indices) -> Runs:
+    """Runs of the image with these pixels (n,) alone, each connected piece with a value of its own."""
+    left = np.zeros(runs.shape, np.int64)
+    left.ravel()[pixels] = paint(runs, runs.values).ravel()[pixels]
+    runs = runs_of(left)
+    _, pieces = Neighbours(runs).pieces(runs.values)
+    return dataclasses.replace(runs, values=np.where(runs.values != 0, pieces + 1, 0))
 
 
 def _compact(values: Integers) -> Indices:
@@ -134,7 +140,8 @@ def _twice_median(filled: Indices, offset: Indices, sizes: Indices, areas: Indic
     reached = np.cumsum(filled)
     low = np.searchsorted(reached, below + (areas - 1) // 2, side="right")
     high = np.searchsorted(reached, below + areas // 2, side="right")
-    return low + high + 2 * (offset - begin)
+    twice: Indices = low + high + 2 * (offset - begin)
+    return twice
 
 
 def _nearest_pixels(runs: Runs, twice_y: Indices, twice_x: Indices) -> tuple[Indices, Indices]:
@@ -214,10 +221,44 @@ class _Canvas:
         heat = self.heat()
         climb = np.log1p(heat)
         here, rows = self.pixels, self.rows
-        vectors = np.stack([climb[here + rows] - climb[here - rows], climb[here + 1] - climb[here - 1]])
-        warm = heat[here] >= FAINT
-        reached = warm
-        return _unit(vectors), reached
+        vectors = _unit(np.stack([climb[here + rows] - climb[here - rows], climb[here + 1] - climb[here - 1]]))
+        known = heat >= FAINT
+        known[np.concatenate([strip.begin + strip.centres for strip in self.strips])] = True
+        reached = known[here]
+        if not reached.all():
+            _follow_known(vectors, self, known)
+            reached = known[here]
+        return vectors, reached
+
+
+def _follow_known(vectors: Floats, canvas: _Canvas, known: NDArray[np.bool_]) -> None:
+    """Flows where heat is too faint, in long thin objects: layer by layer towards the pixels that have one.
+
+    Args:
+        vectors: (2, N) flows of the object pixels; filled in.
+        canvas: the packed objects.
+        known: places of the canvas that have a flow; grows by all that are connected to them.
+    """
+    number = np.full(canvas.size, -1)
+    number[canvas.pixels] = np.arange(len(canvas.pixels))
+    layer = canvas.pixels[~known[canvas.pixels]]
+    layer = layer[known[_around(layer, canvas.rows[number[layer]])].any(0)]
+    while len(layer):
+        pixels = number[layer]
+        around = _around(layer, canvas.rows[pixels])
+        towards = known[around]
+        mean = NEIGHBOURS.T @ towards.astype(np.float32)
+        first = NEIGHBOURS[towards.argmax(0)].T  # two opposite ways: either is good
+        vectors[:, pixels] = _unit(np.where((mean == 0).all(0), first, mean))
+        known[layer] = True
+        layer = np.unique(around[(number[around] >= 0) & ~known[around]])
+
+
+def _around(places: Indices, rows: Indices) -> Indices:
+    """The eight neighbours (8, n) of places (n,) of the canvas."""
+    offset_y, offset_x = NEIGHBOURS.astype(np.int64).T
+    around: Indices = places + offset_y[:, None] * rows + offset_x[:, None]
+    return around
 
 
 def _shelves(boxes: _Boxes) -> Iterator[Indices]:

@@ -81,52 +81,54 @@ def paint(runs: Runs, values: Integers) -> NDArray[Any]:
     return np.repeat(values, runs.lengths).reshape(runs.shape)
 
 
-def touching_rows(runs: Runs) -> tuple[Indices, Indices, NDArray[np.bool_]]:
-    """Pairs of runs (upper, lower) in adjacent rows that touch, by side or by corner.
+class Neighbours:
+    """Which runs of an image touch: found once, whatever values the runs take on later.
 
     Args:
         runs: runs that tile the image.
-
-    Returns:
-        Index of the upper run (P,), index of the lower run (P,), and whether they share a side (P,).
     """
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+        self.after = np.flatnonzero(runs.columns)  # runs with another before them in their row
+        self.upper, self.lower, self.side = _touching_rows(runs)
+
+    def pieces(self, values: Integers) -> tuple[int, Indices]:
+        """Connected pieces of equal value: cells by sides and corners, background by sides only.
+
+        Args:
+            values: (R,) values of the runs.
+
+        Returns:
+            Number of pieces, and the piece of each run (R,), from 0.
+        """
+        below = values[self.upper] == values[self.lower]
+        below &= self.side | (values[self.upper] != 0)
+        beside = self.after[values[self.after] == values[self.after - 1]]
+        one = np.concatenate([self.upper[below], beside - 1])
+        other = np.concatenate([self.lower[below], beside])
+        shape = (len(self.runs), len(self.runs))
+        graph = sparse.csr_array((np.ones(len(one), bool), (one, other)), shape=shape)
+        count, piece = sparse.csgraph.connected_components(graph, directed=False)
+        return int(count), piece.astype(np.int64)
+
+    def sides(self) -> tuple[Indices, Indices]:
+        """Pairs of runs that share a side, each pair both ways round."""
+        upper, lower = self.upper[self.side], self.lower[self.side]
+        one = np.concatenate([upper, self.after - 1])
+        other = np.concatenate([lower, self.after])
+        return np.concatenate([one, other]), np.concatenate([other, one])
+
+
+def _touching_rows(runs: Runs) -> tuple[Indices, Indices, NDArray[np.bool_]]:
+    """Pairs of runs in adjacent rows that touch: upper (P,), lower (P,), and whether they share a side (P,)."""
     width = runs.shape[1]
-    upper = np.flatnonzero(runs.starts < runs.starts[-1] // width * width if len(runs) else runs.starts)
-    first, last = runs.starts[upper] + width, runs.starts[upper] + runs.lengths[upper] - 1 + width
-    columns = first % width
-    begin = _run_at(runs, first - (columns > 0))
-    end = _run_at(runs, last + ((columns + last - first) < width - 1))
-    lower = spread(begin, end - begin + 1)
-    upper, first, last = (np.repeat(part, end - begin + 1) for part in (upper, first, last))
+    upper = np.flatnonzero(runs.starts < (runs.shape[0] - 1) * width)
+    first = runs.starts[upper] + width  # the pixels below the first and last one of each upper run
+    last = first + runs.lengths[upper] - 1
+    begin = np.searchsorted(runs.starts, first - (first % width > 0), side="right") - 1
+    end = np.searchsorted(runs.starts, last + (last % width < width - 1), side="right")
+    lower = spread(begin, end - begin)
+    first, last, upper = (np.repeat(part, end - begin) for part in (first, last, upper))
     side = (runs.starts[lower] <= last) & (runs.starts[lower] + runs.lengths[lower] > first)
     return upper, lower, side
-
-
-def _run_at(runs: Runs, pixels: Indices) -> Indices:
-    return np.searchsorted(runs.starts, pixels, side="right") - 1
-
-
-def components(runs: Runs, upper: Indices, lower: Indices) -> tuple[int, Indices]:
-    """Connected components of runs joined by pairs.
-
-    Returns:
-        Number of components, and the component of each run (R,), numbered from 0.
-    """
-    joined = sparse.coo_array((np.ones(len(upper), bool), (upper, lower)), shape=(len(runs), len(runs)))
-    count, component = sparse.csgraph.connected_components(joined.tocsr(), directed=False)
-    return int(count), component.astype(np.int64)
-
-
-def pieces_of(runs: Runs) -> tuple[int, Indices]:
-    """Connected pieces of equal value: cells by sides and corners, background by sides only.
-
-    Args:
-        runs: runs that tile the image.
-
-    Returns:
-        Number of pieces, and the piece of each run (R,).
-    """
-    upper, lower, side = touching_rows(runs)
-    values = runs.values
-    same = (values[upper] == values[lower]) & (side | (values[upper] != 0))
-    return components(runs, upper[same], lower[same])

@@ -1,1 +1,17 @@
-"""Representations by name: how labels become targets and maps become cells."""
+"""Representations by name: how labels become targets and maps become cells.
+
+To add one: write its module, add its line to :data:`REPRESENTATIONS` and its name to ``config.RepresentationName``,
+and a test.
+"""
+
+from __future__ import annotations
+
+from cellkit.config import RepresentationName
+from cellkit.representations.flow import FLOW
+from cellkit.representations.representation import DecodeSettings, Representation
+
+__all__ = ["REPRESENTATIONS", "DecodeSettings", "Representation"]
+
+REPRESENTATIONS: dict[RepresentationName, Representation] = {
+    "flow": FLOW,
+}

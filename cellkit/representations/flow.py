@@ -2,18 +2,78 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor
 
-from cellkit.ops.diffusion import flows_from_labels
+from cellkit.errors import UsageError
+from cellkit.ops.diffusion import diffused, flows_from_labels
+from cellkit.ops.following import follow
+from cellkit.ops.instances import Instances
+from cellkit.ops.labelling import (
+    in_raster_order,
+    only_largest_pieces,
+    run_areas,
+    with_filled_holes,
+    without,
+    without_border,
+)
+from cellkit.ops.runs import Indices, Integers, Neighbours, Runs, paint, runs_of
+from cellkit.ops.sinks import cells_from_ends
+from cellkit.representations.representation import DecodeSettings, Representation
 
 CHANNELS = 3  # flow y, flow x, cell logit
 VECTORS = ((0, 1),)  # (y, x) channel pairs that rotate with the image
 FLOW_SCALE = 5.0  # a network learns 5 x the unit flow: it balances the squared error against the cross-entropy
+LARGEST = 65504.0  # of float16: takes the place of what overflowed
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSettings(DecodeSettings):
+    """How flows become cells.
+
+    Attributes:
+        cell_threshold: logit above which a pixel belongs to a cell.
+        flow_threshold: mean squared error of a cell's flow, against that of its mask, above which the cell is dropped;
+            0 keeps all.
+        steps: Euler steps along the flow, at most one pixel each.
+        min_area: pixels; smaller cells are dropped.
+        max_fraction: of the image; larger cells are dropped.
+        fill_holes: give holes to the cell around them.
+        exclude_border: drop cells at the edge of the image.
+    """
+
+    cell_threshold: float = 0.0
+    flow_threshold: float = 0.4
+    steps: int = 200
+    min_area: int = 15
+    max_fraction: float = 1.0
+    fill_holes: bool = True
+    exclude_border: bool = False
+
+    def check(self) -> None:
+        """Refuse values that cannot be meant.
+
+        Raises:
+            UsageError: names the setting, its value and what it may be.
+        """
+        whole = isinstance(self.steps, int) and isinstance(self.min_area, int)
+        limits = {
+            "cell_threshold": (math.isfinite(self.cell_threshold), "a finite number, a logit"),
+            "flow_threshold": (0 <= self.flow_threshold < math.inf, "a number from 0 (keep all) on"),
+            "steps": (whole and self.steps >= 1, "a whole number from 1 on"),
+            "min_area": (whole and self.min_area >= 0, "a whole number of pixels from 0 on"),
+            "max_fraction": (0 < self.max_fraction <= 1, "a fraction of the image above 0 and up to 1 (keep all)"),
+        }
+        for name, (good, choices) in limits.items():
+            if not good:
+                raise UsageError(name, f"cannot be {getattr(self, name)}", f"give {choices}")
 
 
 def targets(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
@@ -37,3 +97,96 @@ def loss(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """
     flow = 0.5 * F.mse_loss(outputs[:, :2], FLOW_SCALE * targets[:, :2])
     return {"flow": flow, "cell": F.binary_cross_entropy_with_logits(outputs[:, 2], targets[:, 2])}
+
+
+def decode(maps: NDArray[np.floating[Any]], settings: FlowSettings) -> Instances:
+    """Cells from maps: follow the flow from each cell pixel; those that come together are a cell.
+
+    Then cells whose flow disagrees with that of their mask are dropped, holes filled, and only the largest piece of
+    each cell is kept.
+
+    Args:
+        maps: (3, H, W) of any floating type; 5 x flow y, 5 x flow x, cell logit. NaN counts as 0.
+        settings: of decoding.
+    """
+    shape = (maps.shape[1], maps.shape[2])
+    logit = maps[2].astype(np.float32)
+    pixels = np.flatnonzero(logit > settings.cell_threshold)
+    if len(pixels) == 0:
+        return Instances.none(shape)
+    flow = _unit_flow(maps, pixels)
+    labels = np.zeros(shape, np.int32)
+    labels.ravel()[pixels] = cells_from_ends(follow(flow, pixels, settings.steps), shape)
+    runs = runs_of(labels)
+    cells = _selected(runs, flow, settings)
+    return Instances(paint(runs, cells), _scores(runs, cells, logit))
+
+
+def _unit_flow(maps: NDArray[np.floating[Any]], pixels: Indices) -> NDArray[np.float32]:
+    """(2, H, W) flow in pixels, zero outside the given cell pixels: only these are converted."""
+    inside = maps[:2].reshape(2, -1)[:, pixels].astype(np.float32)
+    inside /= FLOW_SCALE
+    flow = np.zeros((2, *maps.shape[1:]), np.float32)
+    flow.reshape(2, -1)[:, pixels] = np.nan_to_num(inside, copy=False, nan=0.0, posinf=LARGEST, neginf=-LARGEST)
+    return flow
+
+
+def _selected(runs: Runs, flow: NDArray[np.float32], settings: FlowSettings) -> NDArray[np.int32]:
+    """Final cell of each run, in raster order."""
+    neighbours = Neighbours(runs)
+    cells = only_largest_pieces(runs.values, neighbours)
+    size = run_areas(cells, runs)
+    cells = without(cells, (size < settings.min_area) | (size > settings.max_fraction * flow[0].size))
+    if settings.flow_threshold > 0:
+        cells = without(cells, flow_errors(runs, cells, flow) > settings.flow_threshold)
+    if settings.fill_holes:
+        cells = with_filled_holes(cells, neighbours)
+    if settings.exclude_border:
+        cells = without_border(cells, runs)
+    return in_raster_order(cells)[0]
+
+
+def flow_errors(runs: Runs, cells: Integers, flow: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean squared difference between a flow and the flow that the masks of the cells would have.
+
+    Args:
+        runs: runs of the label image.
+        cells: (R,) cell of each run, 0 is background.
+        flow: (2, H, W) in pixels.
+
+    Returns:
+        (n + 1,) error of each cell, 0 for those without pixels.
+    """
+    chosen = replace(runs, values=cells).take(cells != 0)
+    vectors, _ = diffused(chosen)
+    vectors -= flow.reshape(2, -1)[:, chosen.pixels()]
+    np.square(vectors, out=vectors)
+    size = run_areas(chosen.values, chosen)
+    return _sums(chosen, vectors[0] + vectors[1], len(size)) / np.maximum(size, 1)
+
+
+def _scores(runs: Runs, cells: Integers, logit: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n,) mean cell probability of each cell."""
+    chosen = replace(runs, values=cells).take(cells != 0)
+    probability = np.nan_to_num(expit(logit.ravel()[chosen.pixels()]))
+    size = run_areas(chosen.values, chosen)
+    return (_sums(chosen, probability, len(size)) / np.maximum(size, 1))[1:].astype(np.float32)
+
+
+def _sums(runs: Runs, values: NDArray[np.float32], count: int) -> NDArray[np.float64]:
+    """Sum of pixel values (N,) over each of so many cells."""
+    if len(runs) == 0:
+        return np.zeros(count)
+    per_run = np.add.reduceat(values, np.cumsum(runs.lengths) - runs.lengths)
+    return np.bincount(runs.values, per_run, count).astype(np.float64)
+
+
+FLOW = Representation(
+    name="flow",
+    channels=CHANNELS,
+    vectors=VECTORS,
+    settings=FlowSettings,
+    targets=targets,
+    loss=loss,
+    decode=decode,
+)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from cellkit.config import Preprocessing, Spec
+from cellkit.config import Preprocessing, Settings, Spec
 from cellkit.data.normalise import normalise, prepare_channels, statistics
 from cellkit.engine.inference import Tiling, infer
 from cellkit.engine.memory import Fallback
@@ -24,6 +24,7 @@ from cellkit.stages.model import Model
 from cellkit.stages.outcomes import Failure, IsDone, Skipped, never_done
 
 REFERENCE_DIAMETER = 30.0  # px, for a model of any size (no working diameter) when the user gives a diameter
+SHAPELESS = frozenset({"batch", "oom_fallback"})  # settings that leave the result as it is
 LARGEST_SCALE_CHANGE = 16.0  # a diameter that asks for more is a slip of the keyboard
 
 
@@ -85,11 +86,34 @@ def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-def record_of(verb: str, model: Model, image: Image, arguments: Spec) -> Record:
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What runs: it enters the history, and tells what is up to date.
+
+    Attributes:
+        verb: predict or segment.
+        model: network, preprocessing, representation.
+        settings: scale and tiles.
+        overrides: settings of decoding that the user changed.
+    """
+
+    verb: str
+    model: Model
+    settings: PredictSettings
+    overrides: Settings = field(default_factory=dict)
+
+    def history(self, image: Image) -> History:
+        """The history of the output for one image: settings that change nothing of the result are left out."""
+        default = PredictSettings().to_dict()
+        chosen = {n: v for n, v in self.settings.to_dict().items() if v != default[n] and n not in SHAPELESS}
+        return (record_of(self.verb, self.model, image, chosen | dict(self.overrides)),)
+
+
+def record_of(verb: str, model: Model, image: Image, arguments: Settings) -> Record:
     """What the history says about one image."""
     return Record(
         verb=verb,
-        arguments={name: value for name, value in arguments.to_dict().items() if value is not None},
+        arguments=dict(arguments),
         model=model.name,
         model_digest=model.digest,
         input_digest=image.digest,
@@ -106,29 +130,22 @@ def prepare(image: Image, model: Model, settings: PredictSettings, history: Hist
     return Prepared(image=image, pixels=resize(normal, shape), scale=scale, history=history)
 
 
-def read_all(
-    sources: Iterable[Source], model: Model, settings: PredictSettings, verb: str, is_done: IsDone
-) -> Iterator[Prepared | Failure | Skipped]:
+def read_all(sources: Iterable[Source], command: Command, is_done: IsDone) -> Iterator[Prepared | Failure | Skipped]:
     """Read and prepare every frame of every source; an error costs its image."""
     for source in sources:
         try:
             for image in source.images():
-                history = (record_of(verb, model, image, settings),)
+                history = command.history(image)
                 if is_done(image.key, history):
                     yield Skipped(key=image.key, source=image.source)
                 else:
-                    yield prepare(image, model, settings, history)
+                    yield prepare(image, command.model, command.settings, history)
         except CellkitError as error:
             yield Failure(key=source.key, source=source.path, error=error)
 
 
 def predict(
-    sources: Iterable[Source],
-    model: Model,
-    settings: PredictSettings,
-    *,
-    is_done: IsDone = never_done,
-    verb: str = "predict",
+    sources: Iterable[Source], model: Model, settings: PredictSettings, *, is_done: IsDone = never_done
 ) -> Iterator[Prediction | Failure | Skipped]:
     """Predict the dense maps of images, in their order.
 
@@ -137,24 +154,31 @@ def predict(
         model: network, preprocessing, representation.
         settings: scale and tiles.
         is_done: tells by key and history whether the output is there and up to date.
-        verb: the command that the history names.
 
     Yields:
         A prediction per image, a failure for one that could not be read, a skip for one that is done.
     """
+    command = Command(verb="predict", model=model, settings=settings)
+    yield from run_network(read_all(sources, command, is_done), command)
+
+
+def run_network(
+    items: Iterable[Prepared | Failure | Skipped], command: Command
+) -> Iterator[Prediction | Failure | Skipped]:
+    """Maps of prepared images; failures and skips pass through. Reading goes on while the network runs."""
     aside: list[Failure | Skipped] = []
 
     def arrays() -> Iterator[tuple[Prepared, NDArray[np.float32]]]:
-        for item in ahead(read_all(sources, model, settings, verb, is_done)):
+        for item in ahead(items):
             if isinstance(item, Prepared):
                 yield item, item.pixels
             else:
                 aside.append(item)
 
-    tiling = tiling_of(settings, model.preprocessing)
-    for item, maps in infer(model.network, arrays(), model.device, tiling):
+    model = command.model
+    for item, maps in infer(model.network, arrays(), model.device, tiling_of(command.settings, model.preprocessing)):
         yield from _drain(aside)
-        yield as_prediction(item, maps, model, settings)
+        yield as_prediction(item, maps, model, command.settings)
     yield from _drain(aside)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cellkit.config import (
     NetworkName,
@@ -17,6 +17,7 @@ from cellkit.config import (
     Preprocessing,
     RepresentationName,
     RepresentationSpec,
+    Settings,
     Spec,
 )
 from cellkit.data.augment import Augmentation
@@ -24,12 +25,13 @@ from cellkit.data.examples import Targets
 from cellkit.data.layouts import Pair
 from cellkit.data.training import Loading, TrainingSet
 from cellkit.engine import Device, FitResult, FitSettings, RunFiles, fit, prepare, set_seed
-from cellkit.errors import UsageError
-from cellkit.io.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from cellkit.errors import ModelError, UsageError
+from cellkit.io.checkpoints import Checkpoint, load_checkpoint, model_path, save_checkpoint
 from cellkit.methods import Supervised
 from cellkit.networks import build, initialise
 from cellkit.provenance import History, Record, digest_of
 from cellkit.representations import REPRESENTATIONS
+from cellkit.stages.model import decode_settings
 from cellkit.stages.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class ModelSettings(Spec):
         channels: channels of the input.
         colour: rgb: grey images are repeated and RGB is taken as it is; as-is: channel counts must match.
         kaiming: Kaiming-normal initial weights, else torch's own.
+        init: a model whose weights, of the same network, are the initial ones.
         batch: crops per step.
         half: the final checkpoint stores 16-bit weights.
     """
@@ -58,6 +61,7 @@ class ModelSettings(Spec):
     channels: int = 2
     colour: str = "as-is"
     kaiming: bool = True
+    init: str | None = None
     batch: int = 8
     half: bool = False
 
@@ -70,11 +74,13 @@ class Recipe:
     preprocessing: Preprocessing
     augmentation: Augmentation
     fit: FitSettings
+    decoding: Settings = field(default_factory=dict)
 
     def record(self, keys: Sequence[str]) -> Record:
         """What the history says: the settings that shape the result, and a digest of the names of the images."""
         parts = (self.model, self.preprocessing, self.augmentation, self.fit)
         arguments = {name: value for part in parts for name, value in part.to_dict().items() if name not in SHAPELESS}
+        arguments |= self.decoding
         names = digest_of("\n".join(keys).encode())
         return Record(verb="pretrain", arguments=arguments | {"images": len(keys)}, input_digest=names)
 
@@ -167,7 +173,7 @@ class _Writer:
         """Whole or not at all; 16-bit weights only where nothing is resumed from them."""
         checkpoint = Checkpoint(
             network=self.network,
-            representation=RepresentationSpec(name=self.recipe.model.representation),
+            representation=RepresentationSpec(name=self.recipe.model.representation, settings=self.recipe.decoding),
             preprocessing=self.recipe.preprocessing,
             weights=weights,
             history=self.history,
@@ -183,8 +189,7 @@ def _method(pairs: Sequence[Pair], recipe: Recipe, device: Device) -> tuple[Supe
     spec = NetworkSpec(
         name=model.network, channels=model.channels, outputs=representation.channels, widths=model.widths
     )
-    network = build(spec)
-    network = prepare(initialise(network) if model.kaiming else network, device).train()
+    network = prepare(_initial(spec, model), device).train()
     data = TrainingSet(
         pairs,
         recipe.preprocessing,
@@ -195,9 +200,24 @@ def _method(pairs: Sequence[Pair], recipe: Recipe, device: Device) -> tuple[Supe
     return Supervised(network, representation, data, batch=model.batch, seed=recipe.fit.seed), spec
 
 
+def _initial(spec: NetworkSpec, model: ModelSettings) -> nn.Module:
+    network = build(spec)
+    if model.init is None:
+        return initialise(network) if model.kaiming else network
+    base = load_checkpoint(model_path(model.init))
+    if base.network != spec:
+        wanted = f"{spec.name} with {spec.channels} channels and widths {spec.widths}"
+        raise ModelError(
+            model.init, f"is another network than {wanted}", "set network, channels and widths as it has them"
+        )
+    network.load_state_dict(base.weights)
+    return network
+
+
 def _validation(held: Sequence[Pair], recipe: Recipe, device: Device) -> Validation:
     representation = REPRESENTATIONS[recipe.model.representation]
-    return Validation(held, recipe.preprocessing, representation, representation.settings(), device)
+    settings = decode_settings(representation, recipe.decoding)
+    return Validation(held, recipe.preprocessing, representation, settings, device)
 
 
 def _is_done(output: Path, history: History) -> bool:
@@ -213,9 +233,14 @@ def _state(last: Path, history: History) -> dict[str, Any] | None:
     if not last.exists():
         return None
     checkpoint = load_checkpoint(last, training=True)
-    if checkpoint.history != history:
+    if [_without_steps(record) for record in checkpoint.history] != [_without_steps(record) for record in history]:
         raise UsageError(last, "belongs to a run with other settings", "use --on-exists overwrite, or another -o")
     return checkpoint.training
+
+
+def _without_steps(record: Record) -> Record:
+    """A run may be made longer, so the number of steps does not tell runs apart."""
+    return replace(record, arguments={name: v for name, v in record.arguments.items() if name != "steps"})
 
 
 def _finish(files: TrainingFiles) -> None:

@@ -10,12 +10,8 @@ from types import ModuleType
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
-settings.register_profile("metrics", derandomize=True, deadline=None, database=None, max_examples=3000)
-settings.load_profile("metrics")
 
 SMALL_LABELS = st.tuples(st.integers(1, 7), st.integers(1, 7)).flatmap(
     lambda shape: st.tuples(*[arrays(np.int32, shape, elements=st.integers(0, 4)) for _ in range(2)])

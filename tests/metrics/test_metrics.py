@@ -56,7 +56,10 @@ def test_truth_and_prediction_swapped_swap_precision_and_recall(small_labels, dr
 
 @given(drawn=st.data(), share=st.floats(0.01, 0.99))
 def test_splitting_a_cell_never_raises_the_score(small_labels, drawn, share):
-    """The split cell lies inside one truth cell; the others may be anything."""
+    """The split cell lies inside one truth cell; the others may be anything.
+
+    Not so AJI and AJI+: they rank by IoU and sum pixels, so that another choice of pairs may share more of them.
+    """
     truth, prediction = drawn.draw(small_labels)
     prediction = np.where(prediction == truth, prediction, prediction * 10)
     ids, areas = np.unique(prediction[(prediction > 0) & (prediction < 5)], return_counts=True)
@@ -65,7 +68,7 @@ def test_splitting_a_cell_never_raises_the_score(small_labels, drawn, share):
     split = prediction.copy()
     split.flat[inside[: 1 + int(share * (inside.size - 1))]] = 99
     before, after = score(truth, prediction).values, score(truth, split).values
-    for name in ("ap_dsb", "ap_dsb@0.5", "precision@0.5", "f1@0.5", "pq", "ctc/SEG", "aji_plus"):
+    for name in ("ap_dsb", "ap_dsb@0.5", "precision@0.5", "f1@0.5", "pq", "ctc/SEG"):
         assert after[name] <= before[name] + 1e-12
     assert after["iou"] == before["iou"]
 

@@ -1,0 +1,1 @@
+"""How fast cellkit is, as ratios against a peer in the same run: ``python -m benchmarks``."""

@@ -1,0 +1,45 @@
+"""What every representation offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cellkit.config import RepresentationName, Spec
+from cellkit.ops.instances import Instances
+
+
+class DecodeSettings(Spec):
+    """Base of the settings of decoding."""
+
+    def check(self) -> None:
+        """Raise :class:`cellkit.errors.UsageError` for a value that cannot be meant."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Representation:
+    """How labels become targets, and maps become cells.
+
+    Attributes:
+        name: as in ``config.RepresentationName``.
+        channels: maps that the network puts out.
+        vectors: (y, x) pairs of target channels that rotate with the image.
+        settings: dataclass of the settings of decoding.
+        targets: labels (H, W) -> (T, H, W) float32.
+        loss: outputs (B, C, H, W), targets (B, T, H, W) -> named terms.
+        decode: maps (C, H, W) of any floating type, settings -> cells on (H, W).
+    """
+
+    name: RepresentationName
+    channels: int
+    vectors: tuple[tuple[int, int], ...]
+    settings: type[DecodeSettings]
+    targets: Callable[[NDArray[np.integer[Any]]], NDArray[np.float32]]
+    loss: Callable[[Tensor, Tensor], dict[str, Tensor]]
+    decode: Callable[[NDArray[np.floating[Any]], Any], Instances]

@@ -1,0 +1,40 @@
+"""The table of representations."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from cellkit.config import RepresentationName
+from cellkit.representations import REPRESENTATIONS, DecodeSettings
+
+
+def test_table_and_names_agree():
+    assert set(REPRESENTATIONS) == set(get_args(RepresentationName))
+    assert all(name == representation.name for name, representation in REPRESENTATIONS.items())
+
+
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+def test_contract(name, two_touching_cells):
+    representation = REPRESENTATIONS[name]
+    targets = representation.targets(two_touching_cells)
+    assert targets.dtype == np.float32
+    assert targets.shape[1:] == two_touching_cells.shape
+    outputs = torch.zeros(1, representation.channels, *two_touching_cells.shape, requires_grad=True)
+    terms = representation.loss(outputs, torch.from_numpy(targets)[None])
+    sum(terms.values()).backward()
+    assert torch.isfinite(outputs.grad).all()
+    settings = representation.settings()
+    settings.check()
+    assert representation.settings.from_dict(settings.to_dict()) == settings
+    maps = np.zeros((representation.channels, 9, 11), np.float16)
+    assert representation.decode(maps, settings).labels.shape == (9, 11)
+    assert all(max(pair) < len(targets) for pair in representation.vectors)
+
+
+def test_settings_without_check_are_refused():
+    with pytest.raises(NotImplementedError):
+        DecodeSettings().check()
