@@ -14,6 +14,8 @@ PretrainMethodName: TypeAlias = Literal["supervised"]
 NormalisationName: TypeAlias = Literal["percentile", "minmax", "none"]
 PrecisionName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 ColourName: TypeAlias = Literal["as-is", "rgb"]
+OptimiserName: TypeAlias = Literal["adamw", "adam", "sgd"]
+ScheduleName: TypeAlias = Literal["cosine", "flat-decay", "halving", "constant"]
 OnExists: TypeAlias = Literal["skip", "overwrite", "error"]
 
 JsonValue: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None

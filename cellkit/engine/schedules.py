@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from cellkit.engine.settings import FitSettings, ScheduleName
+from cellkit.config import ScheduleName
+from cellkit.engine.settings import FitSettings
 
 HALVINGS_OF_DECAY = 10  # Scellseg halves every 10 of its last 100 epochs
 DECAY_SHARE = 5  # ... of 500 epochs: a fifth

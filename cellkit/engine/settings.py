@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
-from cellkit.config import Spec
-
-OptimiserName: TypeAlias = Literal["adamw", "adam", "sgd"]
-ScheduleName: TypeAlias = Literal["cosine", "flat-decay", "halving", "constant"]
+from cellkit.config import OptimiserName, ScheduleName, Spec
 
 # What may change between an interrupted run and its continuation without changing the step that follows.
 CHANGEABLE_ON_RESUME = frozenset({"steps", "minutes", "validate_every", "save_every", "log_every"})

@@ -39,14 +39,17 @@ def overlay(
 
 
 def sheet(pictures: Sequence[NDArray[np.uint8]], columns: int, side: int) -> NDArray[np.uint8]:
-    """Pictures (H, W, 3) of any size on one white sheet, each shrunk or grown into a cell of side x side pixels."""
-    rows = -(-len(pictures) // columns)
-    page = np.full((rows * (side + GAP) + GAP, columns * (side + GAP) + GAP, 3), LEVELS, np.uint8)
-    for index, picture in enumerate(pictures):
-        small = fit(picture, side)
-        top = GAP + index // columns * (side + GAP)
-        left = GAP + index % columns * (side + GAP)
-        page[top : top + small.shape[0], left : left + small.shape[1]] = small
+    """Pictures (H, W, 3) of any size on one white sheet, each resized to ``side`` pixels, rows as high as needed."""
+    small = [fit(picture, side) for picture in pictures]
+    rows = [small[i : i + columns] for i in range(0, len(small), columns)]
+    heights = [max(picture.shape[0] for picture in row) for row in rows]
+    page = np.full((sum(heights) + GAP * (len(rows) + 1), columns * (side + GAP) + GAP, 3), LEVELS, np.uint8)
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            left = GAP + column * (side + GAP)
+            page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+        top += height + GAP
     return page
 
 
@@ -57,4 +60,5 @@ def fit(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     shape = max(1, round(height * scale)), max(1, round(width * scale))
     rows = np.minimum((np.arange(shape[0]) + 0.5) / shape[0] * height, height - 1).astype(np.intp)
     columns = np.minimum((np.arange(shape[1]) + 0.5) / shape[1] * width, width - 1).astype(np.intp)
-    return picture[rows[:, None], columns]
+    resized: NDArray[np.uint8] = picture[rows[:, None], columns]
+    return resized

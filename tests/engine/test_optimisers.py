@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from cellkit.config import OptimiserName
 from cellkit.engine import FitSettings, Optimisers
 from cellkit.engine.optimisers import parameters_of, total_of
-from cellkit.engine.settings import OptimiserName
 
 
 @pytest.mark.parametrize("name", get_args(OptimiserName))

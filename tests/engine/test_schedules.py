@@ -7,8 +7,9 @@ from typing import get_args
 
 import pytest
 
+from cellkit.config import ScheduleName
 from cellkit.engine.schedules import SCHEDULES, rate_factor
-from cellkit.engine.settings import FitSettings, ScheduleName
+from cellkit.engine.settings import FitSettings
 
 
 def factors(**settings):
