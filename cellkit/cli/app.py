@@ -5,6 +5,7 @@ Nothing heavy is imported here: ``cellkit VERB --help`` must answer before torch
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -64,6 +65,7 @@ SETTINGS = {  # settings that the nearest tools have as options: --flow-threshol
     "--overlap": "overlap",
     "--halo": "overlap",
     "--batch-size": "batch",
+    "--oom-fallback": "oom_fallback",
     "--weight-decay": "weight_decay",
 }
 SWITCHES = {  # the same, without a value
@@ -73,14 +75,15 @@ SWITCHES = {  # the same, without a value
     "--no-fill-holes": "fill_holes=false",
 }
 
-EXIT_BUG = 1
+HELP = ("--help", "-h")
+COMPLETION = "_CELLKIT_COMPLETE"  # set by the completion scripts, with what the shell wants
+EXIT_BUG, EXIT_USAGE = 1, 2
 
 app = typer.Typer(
     name="cellkit",
     help="Segment cells in microscope images when almost no annotation is at hand.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _verb in VERBS.items():
@@ -117,38 +120,74 @@ STOPPED: dict[type[BaseException], tuple[int, str]] = {
 def normalise_arguments(arguments: Sequence[str]) -> list[str]:
     """Accept ``--flow_threshold`` for ``--flow-threshold``, and the aliases; all after ``--`` stays as it is."""
     normal: list[str] = []
+    settable = "settings" in inspect.signature(VERBS.get(_verb_of(arguments), info)).parameters
     rest = iter(arguments)
     for argument in rest:
         if argument == "--":
             return [*normal, argument, *rest]
-        normal += _normal(argument, rest) if argument.startswith("--") else [argument]
+        normal += _normal(argument, rest, settable) if argument.startswith("--") else [argument]
     return normal
 
 
-def _normal(argument: str, rest: Iterator[str]) -> list[str]:
+def _normal(argument: str, rest: Iterator[str], settable: bool) -> list[str]:
     name, equals, value = argument.partition("=")
     name = name.replace("_", "-")
-    if name in SWITCHES:
+    if settable and name in SWITCHES:
         return ["--set", SWITCHES[name]]
-    if name in SETTINGS:
+    if settable and name in SETTINGS:
         return ["--set", f"{SETTINGS[name]}={value if equals else next(rest, '')}"]
     return [ALIASES.get(name, name) + equals + value]
+
+
+def _verb_of(arguments: Sequence[str]) -> str:
+    return next((argument for argument in arguments if not argument.startswith("-")), "")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; never raises, never exits."""
     arguments = normalise_arguments(arguments)
-    verb = next((a for a in arguments if not a.startswith("-")), "")
+    verb = _verb_of(arguments)
     name = f"cellkit {verb}" if verb in VERBS else "cellkit"
     try:
-        code = app(args=arguments, prog_name="cellkit", standalone_mode=False)
+        code = _run(arguments)
         sys.stdout.flush()
-        return int(code or 0)
+        return code
     except BrokenPipeError:
         _abandon_stdout()
         return 0  # the reader has what it wanted
     except BaseException as error:  # noqa: BLE001 - the one boundary
         return _report(name, error, verbose="-vv" in arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    """Parse and invoke; typer's own entry would turn broken pipes and Ctrl-C into exit codes without a word."""
+    group: Any = typer.main.get_command(app)
+    if COMPLETION in os.environ:
+        group(args=arguments, prog_name="cellkit")
+    if not arguments:
+        sys.stderr.write(_help(group) + "\n")
+        return EXIT_USAGE
+    if arguments[0] in VERBS and _asks_for_help(arguments):
+        sys.stdout.write(_help(group, arguments[0]) + "\n")
+        return 0
+    with group.make_context("cellkit", arguments) as context:
+        group.invoke(context)
+    return 0
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return any(argument in HELP for argument in before)
+
+
+def _help(group: Any, verb: str | None = None) -> str:  # noqa: ANN401 - typer's vendored group
+    """Help without parsing: to parse, typer imports pydantic, which takes longer than all the rest."""
+    context = group.context_class(group, info_name="cellkit", **group.context_settings)
+    if verb is None:
+        return str(group.get_help(context))
+    command = group.commands[verb]
+    inner = command.context_class(command, info_name=verb, parent=context, **command.context_settings)
+    return str(command.get_help(inner))
 
 
 def _report(name: str, error: BaseException, verbose: bool) -> int:

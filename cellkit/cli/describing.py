@@ -23,7 +23,7 @@ def installation() -> Facts:
     import torch
 
     from cellkit.engine.device import open_device
-    from cellkit.io.checkpoints import bundled_models
+    from cellkit.io.checkpoints import known_models
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return {
@@ -33,7 +33,7 @@ def installation() -> Facts:
         "numpy": np.__version__,
         "device": open_device("auto").description,
         "cuda": [torch.cuda.get_device_name(i) for i in range(count)],
-        "models": bundled_models(),
+        "models": {name: str(path) for name, path in known_models().items()},
     }
 
 

@@ -23,7 +23,7 @@ def evaluate(
         str | None, typer.Option("--names", metavar="FILE", help="Score the images listed in this file alone.")
     ] = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Score the images that both sides have, whatever else there is.")
+        bool, typer.Option("--allow-missing", help="Pass over images that only one side has.")
     ] = False,
     as_json: o.Json = False,
     csv: Annotated[
@@ -45,13 +45,14 @@ def evaluate(
     from cellkit.cli import reporting, scoring
 
     reporting.set_up_logging("evaluate", verbose, quiet)
+    scoring.check_outputs(csv, as_json=as_json)
     gates = scoring.parse_gates(fail_under)
-    report, problems = scoring.score_all(truth, prediction, names, allow_missing=allow_missing, workers=workers)
+    report, problems = scoring.score_all(truth, prediction, names, workers=workers, quiet=quiet)
     if csv:
         scoring.write_csv(report, csv)
     if as_json:
         scoring.write_json(report)
     elif csv != "-":
         scoring.write_table(report)
-    scoring.check(problems, prediction)
+    problems.check(prediction, allow_missing=allow_missing)
     scoring.check_gates(report, gates)

@@ -13,7 +13,7 @@ def info(
     subject: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE|MODEL]",
+            metavar="FILE|MODEL",
             help="An image, output or checkpoint, or a bundled model's name.",
             show_default=False,
         ),

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from cellkit.errors import InputError, NoInputError, UsageError
 from cellkit.io.images import ReadOptions
-from cellkit.io.keys import key_of
-from cellkit.io.labels import LabelImage, read_labels
+from cellkit.io.keys import key_of, split_dataset, suffix_of
+from cellkit.io.labels import LABEL_SUFFIXES, LabelImage, read_label_images
 from cellkit.io.maps import Prediction, read_predictions
-from cellkit.io.sources import Source, find_sources
+from cellkit.io.sources import (
+    IMAGE_MARK,
+    LABEL_FOLDERS,
+    OUTPUT_MARKS,
+    SEQUENCE_RESULTS,
+    Source,
+    find_sources,
+    natural_key,
+)
 from cellkit.io.streams import read_stream
 from cellkit.stages.outcomes import Failure
 
 STREAM = "-"
 MAP_SUFFIXES = (".h5", ".hdf5")
-LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".h5", ".hdf5")
+SHOWN = 3  # inputs named in a message; the rest is counted
+
+
+def named(inputs: Sequence[str]) -> str:
+    """Inputs in short, for messages."""
+    more = f" and {len(inputs) - SHOWN} more" if len(inputs) > SHOWN else ""
+    return ", ".join(inputs[:SHOWN]) + more
 
 
 def read_options(axes: str | None, channels: str | None, plane: int | None) -> ReadOptions:
     """Options of reading from their texts: ``--channels 0,DAPI``."""
-    chosen = tuple(_index_or_name(part.strip()) for part in channels.split(",")) if channels else None
+    chosen = tuple(_index_or_name(part.strip()) for part in channels.split(",")) if channels is not None else None
     return ReadOptions(axes=axes, channels=chosen, plane=plane)
 
 
@@ -33,29 +47,62 @@ def _index_or_name(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-def image_sources(inputs: Sequence[str], options: ReadOptions) -> tuple[Iterable[Source], int | None]:
-    """Sources of images in order, and how many, if known."""
-    if STREAM in inputs:
-        if len(inputs) > 1:
-            raise UsageError(STREAM, "a stream cannot be mixed with files", "give - alone")
-        return stream_sources(binary_stdin(), options), None
-    sources = find_sources(inputs, options)
-    return sources, len(sources)
+def image_sources(inputs: Sequence[str], options: ReadOptions) -> Iterable[Source]:
+    """Sources of images in order: a list, or an iterator over the stream."""
+    if is_stream(inputs):
+        return _stream_sources(binary_stdin(), options)
+    return find_sources(inputs, options)
 
 
-def stream_sources(stream: BinaryIO, options: ReadOptions) -> Iterator[Source]:
-    """Images of a tar stream as they arrive."""
+def count_of(sources: Iterable[Source]) -> int | None:
+    """How many sources there are, if it is known."""
+    return len(sources) if isinstance(sources, Sequence) else None
+
+
+def places(sources: Iterable[Source]) -> list[tuple[str, str]]:
+    """Path and output key of each source that is a file."""
+    return [(source.path, source.key) for source in sources] if isinstance(sources, Sequence) else []
+
+
+def is_stream(inputs: Sequence[str]) -> bool:
+    """Whether the inputs come through stdin.
+
+    Raises:
+        UsageError: some do, some do not.
+    """
+    if STREAM in inputs and len(inputs) > 1:
+        raise UsageError(STREAM, "a stream cannot be mixed with files", "give - alone")
+    return STREAM in inputs
+
+
+def _stream_sources(stream: BinaryIO, options: ReadOptions) -> Iterator[Source]:
+    """Images of a tar stream as they arrive; what a folder would not give either is passed over."""
     for name, data in read_stream(stream):
-        yield Source(key=key_of(name), path=name, options=options, data=data)
+        if _is_image(PurePosixPath(name)):
+            key = key_of(name)
+            yield Source(key=key.removesuffix(IMAGE_MARK) or key, path=name, options=options, data=data)
 
 
-def predictions(inputs: Sequence[str]) -> Iterator[Prediction | Failure]:
-    """Predictions of files, folders or the stream; an unreadable file costs itself."""
-    if list(inputs) == [STREAM]:
+def _is_image(member: PurePosixPath) -> bool:
+    """Whether a member is an image to be segmented, by the rules for files in folders."""
+    suffix = suffix_of(member.name)
+    stem = member.name[: -len(suffix)].lower() if suffix else ""
+    labelled = any(part in LABEL_FOLDERS or SEQUENCE_RESULTS.fullmatch(part) for part in member.parts[:-1])
+    return bool(stem) and not stem.endswith(OUTPUT_MARKS) and not labelled
+
+
+def prediction_files(inputs: Sequence[str]) -> list[Path] | None:
+    """Prediction files in order, or None for the stream."""
+    return None if is_stream(inputs) else files(inputs, MAP_SUFFIXES, "prediction files (.h5)")
+
+
+def predictions(paths: Sequence[Path] | None) -> Iterator[Prediction | Failure]:
+    """Predictions of files or the stream; an unreadable file costs itself."""
+    if paths is None:
         for name, data in read_stream(binary_stdin()):
             yield from _guarded_predictions(data, name)
         return
-    for path in files(inputs, MAP_SUFFIXES, "prediction files (.h5)"):
+    for path in paths:
         yield from _guarded_predictions(path, str(path))
 
 
@@ -68,34 +115,40 @@ def _guarded_predictions(source: Path | bytes, name: str) -> Iterator[Prediction
 
 def label_images(inputs: Sequence[str]) -> Iterator[LabelImage | Failure]:
     """Label images of files, folders or the stream; an unreadable file costs itself."""
-    if list(inputs) == [STREAM]:
+    if is_stream(inputs):
         for name, data in read_stream(binary_stdin()):
-            yield _guarded_labels(name, data)
+            yield from _guarded_labels(name, data)
         return
     for path in files(inputs, LABEL_SUFFIXES, "label images (.tif, .png, .h5)"):
-        yield _guarded_labels(str(path), None)
+        yield from _guarded_labels(str(path), None)
 
 
-def _guarded_labels(name: str, data: bytes | None) -> LabelImage | Failure:
+def _guarded_labels(name: str, data: bytes | None) -> Iterator[LabelImage | Failure]:
     try:
-        return read_labels(name, data)
+        yield from read_label_images(name, data)
     except InputError as error:
-        return Failure(key=key_of(name), source=name, error=error)
+        yield Failure(key=key_of(name), source=name, error=error)
 
 
 def files(inputs: Sequence[str], suffixes: tuple[str, ...], what: str) -> list[Path]:
-    """Files named, and those of folders named that have one of the suffixes, sorted by name."""
+    """Files named, and those of folders named that have one of the suffixes, in natural order as images are.
+
+    Raises:
+        InputError: a file or folder is not there.
+        NoInputError: nothing was found.
+    """
     found: list[Path] = []
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
-        elif path.exists():
+            inside = (p for p in path.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+            found += sorted(inside, key=lambda p: natural_key(str(p)))
+        elif Path(split_dataset(text)[0]).exists():
             found.append(path)
         else:
-            raise InputError(text, "there is no such file or folder", "check the path")
+            raise InputError(text, "does not exist", "check the name")
     if not found:
-        raise NoInputError(", ".join(inputs), f"no {what} here", "name files, folders, or - for a stream")
+        raise NoInputError(named(inputs), f"no {what} here", "name files, folders, or - for a stream")
     return found
 
 
@@ -106,5 +159,5 @@ def binary_stdin() -> BinaryIO:
         UsageError: stdin is a terminal: nothing will come.
     """
     if sys.stdin.isatty():
-        raise UsageError(STREAM, "nothing is piped in", "e.g. cellkit predict in/ -m nuclei -o - | ...")
+        raise UsageError(STREAM, "nothing is piped in", "e.g. tar c in/ | cellkit predict - -o - | ...")
     return sys.stdin.buffer

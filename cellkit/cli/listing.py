@@ -9,10 +9,13 @@ from cellkit.config import Preprocessing, Spec
 from cellkit.data.augment import Augmentation
 from cellkit.engine import FitSettings
 from cellkit.representations import REPRESENTATIONS
+from cellkit.representations.representation import DecodeSettings
 from cellkit.stages import PredictSettings
 from cellkit.stages.pretraining import ModelSettings
 
-DECODING: tuple[type[Spec], ...] = tuple(representation.settings for representation in REPRESENTATIONS.values())
+DECODING: tuple[type[DecodeSettings], ...] = tuple(
+    representation.settings for representation in REPRESENTATIONS.values()
+)
 TRAINING: tuple[type[Spec], ...] = (
     ModelSettings,
     Preprocessing,
@@ -21,6 +24,21 @@ TRAINING: tuple[type[Spec], ...] = (
     *DECODING,
 )
 
+PREDICT_OPTIONS = {"diameter": "--diameter", "tile": "--tile"}
+TRAIN_OPTIONS = {
+    "network": "--network",
+    "representation": "--representation",
+    "steps": "--steps",  # those of decoding are chosen when a model is used
+    "learning_rate": "--lr",
+    "seed": "--seed",
+    "diameter": "--diameter",
+}
+OPTIONS: dict[str, dict[str, str]] = {  # settings that are options of their own
+    "predict": PREDICT_OPTIONS,
+    "postprocess": {},
+    "segment": PREDICT_OPTIONS,
+    "pretrain": TRAIN_OPTIONS,
+}
 SETTINGS: dict[str, tuple[type[Spec], ...]] = {
     "predict": (PredictSettings,),
     "postprocess": DECODING,
@@ -31,4 +49,4 @@ SETTINGS: dict[str, tuple[type[Spec], ...]] = {
 
 def list_settings(verb: str) -> None:
     """Print names, defaults and meanings of the settings of a verb."""
-    sys.stdout.write(describe(SETTINGS[verb]))
+    sys.stdout.write(describe(SETTINGS[verb], without=OPTIONS[verb]))

@@ -19,15 +19,17 @@ import typer
 
 from cellkit import __version__
 from cellkit.cli.app import app
+from cellkit.cli.listing import OPTIONS, SETTINGS
+from cellkit.cli.settings import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 SHELLS = {"bash": "cellkit.bash", "zsh": "cellkit.zsh", "fish": "cellkit.fish"}
-FORMATS = {  # section of cellkit-formats(5) -> module that reads and writes the format
-    "PREDICTION FILES": "cellkit.io.maps",
-    "LABEL IMAGES": "cellkit.io.labels",
-    "CHECKPOINTS": "cellkit.io.checkpoints",
-    "STREAMS": "cellkit.io.streams",
-    "HISTORY": "cellkit.provenance",
+FORMATS = {  # section of cellkit-formats(5) -> modules that read and write the format
+    "PREDICTION FILES": ("cellkit.io.maps",),
+    "LABEL IMAGES": ("cellkit.io.label_tiff", "cellkit.io.label_png", "cellkit.io.label_hdf5"),
+    "CHECKPOINTS": ("cellkit.io.checkpoints",),
+    "STREAMS": ("cellkit.io.streams",),
+    "HISTORY": ("cellkit.provenance",),
 }
 EXIT_CODES = """0 done; 1 a bug; 2 usage; 3 some images failed, the others are written; 4 no input matched; \
 5 input or model unreadable; 6 a score below --fail-under; 75 another run holds the output; 130 or 143 interrupted \
@@ -57,22 +59,31 @@ def _main_page(group: Any) -> str:  # noqa: ANN401 - typer's vendored command
 def _verb_page(name: str, command: Any) -> str:  # noqa: ANN401
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
-    usage = " ".join(["\\fBcellkit " + name + "\\fR", "[OPTIONS]", *(p.metavar or p.name for p in arguments)])
+    usage = " ".join(["\\fBcellkit " + name + "\\fR", "[OPTIONS]", *map(_argument, arguments)])
     lines = [*_head(f"cellkit-{name}", _name_line(command)), ".SH SYNOPSIS", usage, ".SH DESCRIPTION"]
     for paragraph in (command.help or "").split("\n\n")[1:]:
         lines += [".PP", _roff(" ".join(paragraph.split()))]
     for title, parameters in (("ARGUMENTS", arguments), ("OPTIONS", options)):
         if parameters:
             lines += [f".SH {title}", *(line for p in parameters for line in _parameter(p))]
+    if name in SETTINGS:
+        lines += [".SH SETTINGS", "For \\fB\\-\\-set\\fR \\fINAME=VALUE\\fR, with their defaults:", *_settings(name)]
     lines += [".SH EXIT STATUS", _roff(EXIT_CODES), ".SH SEE ALSO", "\\fBcellkit\\fR(1), \\fBcellkit\\-formats\\fR(5)"]
     return "\n".join(lines) + "\n"
+
+
+def _settings(verb: str) -> Iterator[str]:
+    for line in describe(SETTINGS[verb], without=OPTIONS[verb]).splitlines():
+        name, _, meaning = line.partition("\t")
+        yield from (".TP", f"\\fB{_roff(name)}\\fR", _roff(meaning))
 
 
 def _formats_page() -> str:
     """The formats are described where they are read and written: in the docstrings of their modules."""
     lines = _head("cellkit-formats", "files and streams of cellkit", section=5)
-    for title, module in FORMATS.items():
-        lines += [f".SH {title}", *_prose(inspect.getdoc(importlib.import_module(module)) or "")]
+    for title, modules in FORMATS.items():
+        texts = [inspect.getdoc(importlib.import_module(module)) or "" for module in modules]
+        lines += [f".SH {title}", *_prose("\n\n".join(texts))]
     return "\n".join(lines) + "\n"
 
 
@@ -105,13 +116,19 @@ def _parameter(parameter: Any) -> Iterator[str]:  # noqa: ANN401
     yield from (".TP", head, _roff((parameter.help or "") + shown))
 
 
+def _argument(parameter: Any) -> str:  # noqa: ANN401
+    name = str(parameter.metavar or parameter.name) + ("..." if parameter.nargs != 1 else "")
+    return _roff(name if parameter.required else f"[{name}]")
+
+
 def _value_name(parameter: Any) -> str:  # noqa: ANN401
-    choices = getattr(parameter.type, "choices", None)
-    return "|".join(str(c) for c in choices) if choices else (parameter.metavar or parameter.type.name.upper())
+    choices = parameter.type_descriptor.choices
+    return "|".join(map(str, choices)) if choices else (parameter.metavar or parameter.bare_type().upper())
 
 
 def _roff(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("-", "\\-").replace("'", "\\(aq")
+    text = text.replace("\\", "\\\\").replace("-", "\\-").replace("'", "\\(aq")
+    return "\\&" + text if text.startswith(".") else text  # a leading dot would be a request
 
 
 def _completion(shell: str) -> str:

@@ -6,8 +6,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from cellkit.config import NetworkName, PrecisionName, PretrainMethodName, RepresentationName
 from cellkit.config import OnExists as OnExistsName
-from cellkit.config import PrecisionName
 
 
 def _list_settings(context: typer.Context, wanted: bool) -> None:
@@ -21,7 +21,7 @@ def _list_settings(context: typer.Context, wanted: bool) -> None:
 Images: TypeAlias = Annotated[
     list[str],
     typer.Argument(
-        metavar="INPUT...",
+        metavar="INPUT",
         help="Images, folders, FILE.h5::/dataset, or - for a tar stream.",
         show_default=False,
     ),
@@ -93,4 +93,38 @@ Verbose: TypeAlias = Annotated[
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Silent on success.")]
 LabelSuffix: TypeAlias = Annotated[
     str, typer.Option("--suffix", metavar="SUFFIX", help="Kind of label files in a folder: .tif, .png or .h5.")
+]
+
+# of the verbs that train
+
+Data: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(metavar="DATA", help="Folders of images and labels, in any layout.", show_default=False),
+]
+Checkpoint: TypeAlias = Annotated[
+    str, typer.Option("--output", "-o", metavar="FILE.ckpt", help="The checkpoint to write.", show_default=False)
+]
+Network: TypeAlias = Annotated[NetworkName, typer.Option("--network", help="What turns pixels into maps.")]
+Representation: TypeAlias = Annotated[
+    RepresentationName, typer.Option("--representation", help="What turns maps into cells.")
+]
+PretrainMethod: TypeAlias = Annotated[PretrainMethodName, typer.Option("--method", help="How weights are learned.")]
+TrainNames: TypeAlias = Annotated[
+    str | None, typer.Option("--names", metavar="FILE", help="Train on the images listed in this file alone.")
+]
+Validation: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--val",
+        metavar="FILE|DIR|FRACTION",
+        help="Images that choose the best weights: a list, a folder, or a part.",
+    ),
+]
+Pairs: TypeAlias = Annotated[
+    str | None, typer.Option("--pairs", metavar="FILE.csv", help="Table of image and labels, where no layout fits.")
+]
+Steps: TypeAlias = Annotated[int, typer.Option("--steps", metavar="N", help="Gradient steps.", min=1)]
+Rate: TypeAlias = Annotated[float, typer.Option("--lr", metavar="RATE", help="Peak learning rate.", min=0)]
+Resume: TypeAlias = Annotated[
+    bool, typer.Option("--resume", help="Insist on going on with a run; without it, done when there is one.")
 ]

@@ -13,7 +13,7 @@ def postprocess(
     predictions: Annotated[
         list[str],
         typer.Argument(
-            metavar="PREDICTION...", help="Prediction files, folders, or - for a tar stream.", show_default=False
+            metavar="PREDICTION", help="Prediction files, folders, or - for a tar stream.", show_default=False
         ),
     ],
     output: o.Output,
@@ -32,12 +32,14 @@ def postprocess(
     number. Settings of the decoding come with the prediction; --set changes them without the network.
     """
     from cellkit import stages
-    from cellkit.cli import inputs, reporting, running
-    from cellkit.io.sinks import open_sink
+    from cellkit.cli import inputs, places, reporting, running
 
     reporting.set_up_logging("postprocess", verbose, quiet)
+    reporting.check_json(as_json, output)
     overrides = running.decoding_settings(settings)
-    with open_sink(output, "labels", on_exists, suffix) as sink:
-        outcomes = stages.postprocess(inputs.predictions(predictions), overrides, workers=workers, is_done=sink.is_done)
+    paths = inputs.prediction_files(predictions)
+    taken = [(str(path), path.stem) for path in paths or ()]
+    with places.opened(output, "labels", on_exists, suffix, taken) as sink:
+        outcomes = stages.postprocess(inputs.predictions(paths), overrides, workers=workers, is_done=sink.is_done)
         tally = reporting.deliver(outcomes, sink, total=None, quiet=quiet, as_json=as_json)
-    tally.check(", ".join(predictions))
+    tally.check(inputs.named(predictions))

@@ -30,16 +30,17 @@ def predict(
     one HDF5 file, or a tar stream. A finished run, run again, does nothing; an interrupted one goes on.
     """
     from cellkit import stages
-    from cellkit.cli import inputs, reporting, running
-    from cellkit.io.sinks import open_sink
+    from cellkit.cli import inputs, places, reporting, running
 
     reporting.set_up_logging("predict", verbose, quiet)
-    sources, total = inputs.image_sources(images, inputs.read_options(axes, channels, plane))
-    if dry_run:
-        return running.show_reading(sources, output)
+    reporting.check_json(as_json, output)
     chosen = running.predict_settings(settings, diameter=diameter, tile=tile)
-    with open_sink(output, "maps", on_exists) as sink:
-        ready = stages.load_model(model, running.open_device(device, precision))
+    sources = inputs.image_sources(images, inputs.read_options(axes, channels, plane))
+    if dry_run:
+        return running.show_reading(sources, output, ".h5")
+    total = inputs.count_of(sources)
+    with places.opened(output, "maps", on_exists, ".h5", inputs.places(sources)) as sink:
+        ready = running.open_model(model, device, precision, chosen)
         outcomes = stages.predict(sources, ready, chosen, is_done=sink.is_done)
         tally = reporting.deliver(outcomes, sink, total=total, quiet=quiet, as_json=as_json)
-    tally.check(", ".join(images))
+    tally.check(inputs.named(images))

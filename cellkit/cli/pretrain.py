@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from cellkit.cli import options as o
-from cellkit.config import NetworkName, PretrainMethodName, RepresentationName
 
 
 def pretrain(
-    data: Annotated[
-        list[str],
-        typer.Argument(metavar="DATA...", help="Folders of images and labels, in any layout.", show_default=False),
-    ],
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE.ckpt", help="The checkpoint to write.", show_default=False)
-    ],
-    network: Annotated[NetworkName, typer.Option("--network", help="What turns pixels into maps.")] = "unet",
-    representation: Annotated[
-        RepresentationName, typer.Option("--representation", help="What turns maps into cells.")
-    ] = "flow",
-    method: Annotated[PretrainMethodName, typer.Option("--method", help="How weights are learned.")] = "supervised",
-    names: Annotated[
-        str | None, typer.Option("--names", metavar="FILE", help="Train on the images listed in this file alone.")
-    ] = None,
-    val: Annotated[
-        str | None,
-        typer.Option(
-            "--val",
-            metavar="FILE|DIR|FRACTION",
-            help="Images that choose the best weights: a list, a folder, or a part.",
-        ),
-    ] = None,
-    pairs: Annotated[
-        str | None, typer.Option("--pairs", metavar="FILE.csv", help="Table of image and labels, where no layout fits.")
-    ] = None,
-    steps: Annotated[int, typer.Option("--steps", metavar="N", help="Gradient steps.", min=1)] = 1000,
-    lr: Annotated[float, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")] = 1e-3,
+    data: o.Data,
+    output: o.Checkpoint,
+    network: o.Network = "unet",
+    representation: o.Representation = "flow",
+    method: o.PretrainMethod = "supervised",
+    names: o.TrainNames = None,
+    val: o.Validation = None,
+    pairs: o.Pairs = None,
+    steps: o.Steps = 1000,
+    lr: o.Rate = 1e-3,
     diameter: o.Diameter = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
     seed: o.Seed = 0,
     settings: o.Set = None,
     list_settings: o.ListSettings = False,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Insist on going on with an interrupted run; without it, done when there is one."
-        ),
-    ] = False,
+    resume: o.Resume = False,
     on_exists: o.OnExists = "skip",
     dry_run: o.DryRun = False,
     verbose: o.Verbose = 0,
@@ -69,5 +41,5 @@ def pretrain(
     )
     learn, held = training.datasets(data, names=names, val=val, pairs=pairs, seed=seed)
     if dry_run:
-        return training.show_datasets(learn, held)
+        return training.show_datasets(output, learn, held)
     training.run(learn, held, recipe, (device, precision), output, resume=resume, on_exists=on_exists, quiet=quiet)

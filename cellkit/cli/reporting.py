@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
-from cellkit.errors import CellkitError, NoInputError, PartialError
+from cellkit.errors import CellkitError, NoInputError, PartialError, UsageError
 from cellkit.stages.outcomes import Failure, Skipped
 
 if TYPE_CHECKING:
@@ -21,26 +21,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+NOTICE = 25  # between information and warnings: shown unless --quiet
 HEARTBEAT_SECONDS = 60.0  # between plain progress lines where there is no terminal
-
-
-class Keyed(Protocol):
-    """A result of one image."""
-
-    @property
-    def key(self) -> str:
-        """Output name of the image."""
+FAILURES_NAMED = 3  # in the closing line; more are counted
+STREAM = "-"
 
 
 def set_up_logging(verb: str, verbose: int, quiet: bool) -> None:
-    """Warnings and worse to stderr as one line each; ``-v`` adds information, ``-vv`` debugging."""
-    level = logging.ERROR if quiet else [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
-    handler = logging.StreamHandler(sys.stderr)
+    """Notices and warnings to stderr as one line each; ``-v`` adds information, ``-vv`` debugging."""
+    level = logging.ERROR if quiet else [NOTICE, logging.INFO, logging.DEBUG][min(verbose, 2)]
+    handler = _Stderr()
     handler.setFormatter(_Lines(verb))
     package = logging.getLogger("cellkit")
     package.handlers[:] = [handler]
     package.setLevel(level)
     package.propagate = False
+
+
+class _Stderr(logging.Handler):
+    """Lines that do not tear a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 class _Lines(logging.Formatter):
@@ -49,9 +51,14 @@ class _Lines(logging.Formatter):
         self.verb = verb
 
     def format(self, record: logging.LogRecord) -> str:
-        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        level = "" if record.levelno in (logging.INFO, NOTICE) else f"{record.levelname.lower()}: "
         trace = "\n" + self.formatException(record.exc_info) if record.exc_info else ""
         return f"cellkit {self.verb}: {level}{record.getMessage()}{trace}"
+
+
+def notice(text: str) -> None:
+    """A line that people should see, unless ``--quiet``."""
+    log.log(NOTICE, "%s", text)
 
 
 @dataclass
@@ -67,7 +74,7 @@ class Tally:
         """Images that came."""
         return self.done + self.skipped + len(self.failures)
 
-    def check(self, subject: str) -> None:
+    def check(self, subject: str, repair: str = "the others are done") -> None:
         """Raise what the exit code must tell.
 
         Raises:
@@ -81,10 +88,9 @@ class Tally:
             return
         if self.total == 1:
             raise self.failures[0].error
-        names = ", ".join(f.key for f in self.failures[:3]) + (" ..." if len(self.failures) > 3 else "")
-        raise PartialError(
-            subject, f"{len(self.failures)} of {self.total} images failed: {names}", "the others are done"
-        )
+        names = ", ".join(f.key for f in self.failures[:FAILURES_NAMED])
+        names += ", ..." if len(self.failures) > FAILURES_NAMED else ""
+        raise PartialError(subject, f"{len(self.failures)} of {self.total} images failed: {names}", repair)
 
 
 def progress(items: Iterable[T], total: int | None, quiet: bool, unit: str = "image") -> Iterator[T]:
@@ -105,7 +111,17 @@ def _heartbeat(items: Iterable[T], total: int | None, unit: str) -> Iterator[T]:
         if now - last >= HEARTBEAT_SECONDS:
             last = now
             of = f" of {total}" if total else ""
-            log.warning("%d%s %ss, %.2f per second", count, of, unit, count / (now - start))
+            notice(f"{count}{of} {unit}s, {count / (now - start):.2f} per second")
+
+
+def check_json(as_json: bool, output: str) -> None:
+    """Refuse two kinds of data on one stdout.
+
+    Raises:
+        UsageError: ``--json`` beside a tar stream.
+    """
+    if as_json and output == STREAM:
+        raise UsageError("--json", "stdout carries the tar stream already", "choose another -o, or leave --json out")
 
 
 def deliver(outcomes: Iterable[Any], sink: Sink, *, total: int | None, quiet: bool, as_json: bool = False) -> Tally:
@@ -118,38 +134,55 @@ def deliver(outcomes: Iterable[Any], sink: Sink, *, total: int | None, quiet: bo
         quiet: no progress.
         as_json: one line of JSON per image on stdout.
     """
-    tally = Tally()
-    for outcome in progress(outcomes, total, quiet):
-        match outcome:
-            case Failure():
-                _fail(tally, outcome, sink)
-            case Skipped():
-                tally.skipped += 1
-            case _:
-                try:
-                    sink.write(outcome)
-                    tally.done += 1
-                except CellkitError as error:
-                    _fail(tally, Failure(key=outcome.key, source=outcome.source, error=error), sink)
+    tally, cells, start = Tally(), 0, time.monotonic()
+    counted = as_json or log.isEnabledFor(logging.INFO)
+    for item in progress(outcomes, total, quiet):
+        outcome = _written(item, sink)
+        count = getattr(outcome, "count", None) if counted else None
+        cells += count or 0
+        _note(outcome, tally, count, alone=total == 1)
         if as_json:
-            sys.stdout.write(json.dumps(_as_json(outcome), ensure_ascii=False) + "\n")
-    if tally.skipped and not quiet:
-        log.info("%d images were up to date", tally.skipped)
+            sys.stdout.write(json.dumps(_as_json(outcome, count), ensure_ascii=False) + "\n")
+            sys.stdout.flush()  # whoever reads the lines waits for them
+    found = f"; {cells} cells" if cells else ""
+    parts = f"{tally.done} done, {tally.skipped} up to date, {len(tally.failures)} failed{found}"
+    log.info("%d images: %s; %.1f s", tally.total, parts, time.monotonic() - start)
     return tally
 
 
-def _fail(tally: Tally, failure: Failure, sink: Sink) -> None:
-    tally.failures.append(failure)
-    sink.record_failure(failure.key, failure.source, str(failure.error))
-    log.warning("%s", failure.error)
+def _written(item: Any, sink: Sink) -> Any:  # noqa: ANN401 - any result with a key
+    """The result once it is written, or the failure that it became."""
+    if isinstance(item, Skipped):
+        return item
+    if not isinstance(item, Failure):
+        try:
+            sink.write(item)
+            return item
+        except CellkitError as error:
+            item = Failure(key=item.key, source=item.source, error=error)
+    sink.record_failure(item.key, item.source, str(item.error))
+    return item
 
 
-def _as_json(outcome: Any) -> dict[str, Any]:  # noqa: ANN401 - any result with a key
+def _note(outcome: Any, tally: Tally, count: int | None, *, alone: bool) -> None:  # noqa: ANN401
+    match outcome:
+        case Failure():
+            tally.failures.append(outcome)
+            if not alone:  # the only image: its error ends the run, and is said there
+                log.warning("%s", outcome.error)
+        case Skipped():
+            tally.skipped += 1
+            log.info("%s: up to date", outcome.key)
+        case _:
+            tally.done += 1
+            log.info("%s: %s", outcome.key, "done" if count is None else f"{count} cells")
+
+
+def _as_json(outcome: Any, count: int | None) -> dict[str, Any]:  # noqa: ANN401
     base = {"key": outcome.key, "source": outcome.source}
     match outcome:
         case Failure():
             return base | {"status": "failed", "error": str(outcome.error)}
         case Skipped():
             return base | {"status": "up to date"}
-    count = getattr(outcome, "count", None)
     return base | {"status": "done"} | ({} if count is None else {"cells": count})

@@ -1,56 +1,107 @@
-"""What the verbs that run a model have in common: settings, the device, the dry run."""
+"""What the verbs that run a model have in common: settings, the model on its device, the dry run."""
 
 from __future__ import annotations
 
-import dataclasses
+import logging
+import math
 import sys
 from collections.abc import Iterable, Sequence
+from typing import cast
 
-from cellkit.cli.listing import DECODING, SETTINGS
-from cellkit.cli.settings import apply, assignments
-from cellkit.config import JsonValue, Settings
+from cellkit import stages
+from cellkit.cli.listing import DECODING, OPTIONS, SETTINGS
+from cellkit.cli.places import place_of
+from cellkit.cli.reporting import Tally
+from cellkit.cli.settings import apply, assignments, names_of
+from cellkit.config import JsonValue, PrecisionName, Settings
 from cellkit.engine.device import Device
 from cellkit.engine.device import open_device as engine_open_device
-from cellkit.errors import CellkitError
+from cellkit.errors import CellkitError, UsageError
 from cellkit.io.images import describe as describe_image
 from cellkit.io.sources import Source
 from cellkit.stages import PredictSettings
+from cellkit.stages.prediction import scale_of
+
+log = logging.getLogger(__name__)
 
 
 def decoding_settings(texts: Sequence[str] | None) -> dict[str, JsonValue]:
-    """Overrides for decoding from ``--set`` texts."""
-    return assignments(texts, DECODING)
+    """Overrides for decoding from ``--set`` texts, checked before any work."""
+    return _checked(assignments(texts, DECODING, OPTIONS["postprocess"]))
 
 
 def predict_settings(texts: Sequence[str] | None, *, diameter: float | None, tile: int | None) -> PredictSettings:
     """Settings of prediction from ``--set`` texts and their own options."""
-    return apply(PredictSettings, assignments(texts, SETTINGS["predict"]), diameter=diameter, tile=tile)
+    return _prediction(assignments(texts, SETTINGS["predict"], OPTIONS["predict"]), diameter, tile)
 
 
 def segment_settings(
     texts: Sequence[str] | None, *, diameter: float | None, tile: int | None
 ) -> tuple[PredictSettings, Settings]:
     """Settings of prediction and overrides for decoding from the same ``--set`` texts."""
-    values = assignments(texts, SETTINGS["segment"])
-    own = {field.name for field in dataclasses.fields(PredictSettings)}
-    overrides = {name: value for name, value in values.items() if name not in own}
-    return apply(PredictSettings, values, diameter=diameter, tile=tile), overrides
+    values = assignments(texts, SETTINGS["segment"], OPTIONS["segment"])
+    own = names_of(PredictSettings)
+    overrides = _checked({name: value for name, value in values.items() if name not in own})
+    return _prediction(values, diameter, tile), overrides
+
+
+def _prediction(values: dict[str, JsonValue], diameter: float | None, tile: int | None) -> PredictSettings:
+    if diameter is not None and not math.isfinite(diameter):
+        raise UsageError("--diameter", f"{diameter} is no size", "give pixels, e.g. 30")
+    return apply(PredictSettings, values, diameter=diameter, tile=tile)
+
+
+def _checked(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The same values, once the dataclasses that have such fields accept them."""
+    for kind in DECODING:
+        apply(kind, values).check()
+    return values
 
 
 def open_device(device: str, precision: str) -> Device:
     """The device asked for; says on ``-v`` what was chosen."""
-    return engine_open_device(device, precision)
+    opened = engine_open_device(device, cast(PrecisionName, precision))  # the parser allows no other
+    log.info("device: %s", opened.description)
+    return opened
 
 
-def show_reading(sources: Iterable[Source], output: str) -> None:
-    """Print how each input would be read and what would be written; nothing is computed."""
+def open_model(model: str, device: str, precision: str, settings: PredictSettings) -> stages.Model:
+    """The model on its device; says on ``-v`` what runs."""
+    ready = stages.load_model(model, open_device(device, precision))
+    spec = ready.checkpoint.network
+    log.info(
+        "model: %s (%s, %s, widths %s), scale %.4g",
+        ready.name,
+        spec.name,
+        ready.checkpoint.representation.name,
+        ",".join(map(str, spec.widths)),
+        scale_of(ready.preprocessing, settings.diameter),
+    )
+    return ready
+
+
+def show_reading(sources: Iterable[Source], output: str, suffix: str) -> None:
+    """Print how each input would be read and what would be written; nothing is computed.
+
+    Raises:
+        CellkitError: as the run itself would, for inputs that cannot be read.
+    """
+    tally = Tally()
     for source in sources:
         try:
-            info = describe_image(source.path, source.options)
+            info = describe_image(source.path, source.options, source.data)
         except CellkitError as error:
-            sys.stdout.write(f"{source.path}\terror: {error}\n")
+            tally.failures.append(stages.Failure(key=source.key, source=source.path, error=error))
+            sys.stdout.write(f"{source.path}\terror: {error.problem}\n")
             continue
-        guessed = f"\tguessed: {', '.join(info.guessed)}" if info.guessed else ""
-        size = f"\t{info.pixel_size:g} um/px" if info.pixel_size else ""
+        tally.done += 1
         shape = "x".join(str(n) for n in info.shape)
-        sys.stdout.write(f"{source.path}\t{info.axes} {shape} {info.dtype}{size}{guessed}\t-> {output}: {source.key}\n")
+        parts = [source.path, f"{info.axes} {shape} {info.dtype}"]
+        parts += [f"{info.frames} frames"] if info.frames > 1 else []
+        names = info.channel_names or tuple(map(str, info.channels))
+        parts += [f"channels {','.join(names)}"] if len(names) > 1 else []
+        parts += [f"{info.pixel_size:g} um/px"] if info.pixel_size else []
+        parts += [f"guessed: {', '.join(info.guessed)}"] if info.guessed else []
+        key = f"{source.key}_t000" if info.frames > 1 else source.key
+        sys.stdout.write("\t".join([*parts, f"-> {place_of(output, key, suffix)}"]) + "\n")
+    tally.check("--dry-run")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import dataclasses
 import io
 import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -16,9 +17,11 @@ from rich.table import Table
 
 from cellkit import stages
 from cellkit.cli.inputs import STREAM, label_images
+from cellkit.cli.reporting import progress
+from cellkit.data.folders import frame_key, unmarked
 from cellkit.data.layouts import LabelRef, find_truth, read_names
-from cellkit.errors import GateError, NoInputError, PartialError, UsageError
-from cellkit.io.atomic import written_whole
+from cellkit.errors import GateError, NoInputError, OutputError, PartialError, UsageError
+from cellkit.io.atomic import check_writable, written_whole
 from cellkit.io.keys import key_of
 from cellkit.io.labels import LabelImage
 from cellkit.metrics import ImageReport, SetReport, canonical_name, find_metric, summarise
@@ -27,72 +30,140 @@ SHOWN_THRESHOLDS = ("0.5", "0.75", "0.9")  # of the ten; --json and --csv have a
 NAMED = 5  # problems named in the closing error; the rest is counted
 
 
+@dataclass(kw_only=True)
+class Problems:
+    """What kept images from being scored.
+
+    Attributes:
+        failures: pairs that could not be read or do not fit.
+        unmatched: names that only one side has.
+    """
+
+    failures: list[stages.Failure] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+
+    def check(self, subject: str, *, allow_missing: bool) -> None:
+        """Raise when not every image was scored.
+
+        Raises:
+            PartialError: the others are reported.
+        """
+        texts = [str(failure.error) for failure in self.failures] + ([] if allow_missing else self.unmatched)
+        if texts:
+            more = f"; and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+            repair = None if allow_missing or not self.unmatched else "--allow-missing passes over missing names"
+            problem = f"{len(texts)} images not scored: {'; '.join(texts[:NAMED])}{more}"
+            raise PartialError(subject, problem, repair)
+
+
 def parse_gates(texts: Sequence[str] | None) -> dict[str, float]:
-    """``NAME=VALUE`` texts, checked before anything is scored."""
+    """``NAME=VALUE`` texts, checked before anything is scored.
+
+    Raises:
+        UsageError: no such metric, or no number.
+    """
     gates = {}
     for text in texts or ():
         name, _, value = text.partition("=")
         try:
-            gates[canonical_name(name.strip())] = float(value)
+            gate = float(value)
         except ValueError:
-            raise UsageError("--fail-under", f"'{text}' is no NAME=VALUE", "e.g. --fail-under f1@0.5=0.8") from None
+            gate = math.nan
+        if math.isnan(gate):
+            raise UsageError("--fail-under", f"'{text}' is no NAME=VALUE", "e.g. --fail-under f1@0.5=0.8")
+        gates[canonical_name(name.strip())] = gate
     return gates
 
 
+def check_outputs(csv_file: str | None, *, as_json: bool) -> None:
+    """Refuse before any work what could not be written at its end.
+
+    Raises:
+        UsageError: two documents for one stdout, or a file that cannot be written.
+    """
+    if csv_file == STREAM and as_json:
+        raise UsageError("--csv", "stdout carries the JSON already", "write the table into a file")
+    if csv_file is not None and csv_file != STREAM:
+        try:
+            check_writable(Path(csv_file))
+        except OutputError as error:
+            raise UsageError(error.subject, error.problem, error.repair) from error
+
+
 def score_all(
-    truth: str, prediction: str, names: str | None, *, allow_missing: bool, workers: int
-) -> tuple[SetReport, list[str]]:
-    """Scores of all pairs, and what was wrong: failures, predictions without truth and the reverse."""
+    truth: str, prediction: str, names: str | None, *, workers: int, quiet: bool
+) -> tuple[SetReport, Problems]:
+    """Scores of all pairs, and what was wrong.
+
+    Raises:
+        NoInputError: no pair could be scored.
+        CellkitError: the only pair failed: its own error.
+    """
     references = find_truth(truth)
     if names:
         references = _listed(references, names)
+    problems = Problems()
     reports: list[ImageReport] = []
-    problems: list[str] = []
-    seen: set[str] = set()
-    for item in stages.evaluate(
-        references, _known(prediction, references, problems, names is not None), workers=workers
-    ):
+    predictions = _known(_named_alike(truth, prediction, references), references, problems, narrowed=names is not None)
+    outcomes = stages.evaluate(references, predictions, workers=workers)
+    for item in progress(outcomes, len(references), quiet):
         if isinstance(item, stages.Failure):
-            problems.append(str(item.error))
-            seen.add(item.key)
+            problems.failures.append(item)
         else:
             reports.append(item)
-            seen.add(item.key)
-    problems += [f"{key}: no prediction" for key in references if key not in seen]
+    seen = {failure.key for failure in problems.failures} | {report.key for report in reports}
+    problems.unmatched += [f"{key}: no prediction" for key in references if key not in seen]
     if not reports:
-        subject = problems[0] if len(problems) == 1 else f"{truth}, {prediction}"
-        raise NoInputError(subject, "no pair to score", "names must be equal but for the suffix")
-    return summarise(reports), [] if allow_missing else problems
+        raise _nothing(truth, prediction, problems)
+    return summarise(reports), problems
+
+
+def _nothing(truth: str, prediction: str, problems: Problems) -> Exception:
+    """The error when nothing was scored."""
+    if problems.failures:
+        return problems.failures[0].error
+    example = f", e.g. {problems.unmatched[0]}" if problems.unmatched else ""
+    return NoInputError(f"{truth}, {prediction}", f"no pair to score{example}", "names must be equal but for suffixes")
+
+
+def _named_alike(truth: str, prediction: str, references: dict[str, LabelRef]) -> Iterator[LabelImage | stages.Failure]:
+    """Predictions by the names of the truth: one file against one file needs no common name."""
+    alone = next(iter(references)) if len(references) == 1 and Path(truth).is_file() else None
+    for item in label_images([prediction]):
+        if alone is not None and Path(prediction).is_file():
+            yield dataclasses.replace(item, key=alone)
+            continue
+        other = frame_key(item.key) or unmarked(item.key)
+        yield item if item.key in references else dataclasses.replace(item, key=other)
 
 
 def _known(
-    prediction: str, references: dict[str, LabelRef], problems: list[str], narrowed: bool
+    items: Iterator[LabelImage | stages.Failure], references: dict[str, LabelRef], problems: Problems, *, narrowed: bool
 ) -> Iterator[LabelImage | stages.Failure]:
     """Predictions that have a truth; the others are a problem, unless names were chosen."""
-    for item in label_images([prediction]):
-        if item.key in references or isinstance(item, stages.Failure):
+    seen: set[str] = set()
+    for item in items:
+        if item.key in seen:
+            raise UsageError(item.source, f"a second prediction of {item.key!r}", "give one prediction per image")
+        if item.key in references:
+            seen.add(item.key)
             yield item
         elif not narrowed:
-            problems.append(f"{item.key}: a prediction without truth")
+            problems.unmatched.append(_why(item))
+
+
+def _why(item: LabelImage | stages.Failure) -> str:
+    if isinstance(item, stages.Failure):  # perhaps no label image at all, but a picture beside them
+        return str(item.error)
+    return f"{item.key}: a prediction without truth"
 
 
 def _listed(references: dict[str, LabelRef], list_file: str) -> dict[str, LabelRef]:
-    keys = [key_of(name) for name in read_names(list_file)]
+    keys = dict.fromkeys(name if name in references else key_of(name) for name in read_names(list_file))
     missing = [key for key in keys if key not in references]
     if missing:
-        raise UsageError(list_file, f"no truth named {missing[0]}", "names are file names without suffix")
+        raise UsageError(list_file, f"no truth named {missing[0]}", "names are file names, with or without suffix")
     return {key: references[key] for key in keys}
-
-
-def check(problems: Sequence[str], subject: str) -> None:
-    """Raise when not every image was scored.
-
-    Raises:
-        PartialError: the others are reported.
-    """
-    if problems:
-        shown = "; ".join(problems[:NAMED]) + (f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else "")
-        raise PartialError(subject, f"{len(problems)} images not scored: {shown}", "--allow-missing ignores them")
 
 
 def check_gates(report: SetReport, gates: dict[str, float]) -> None:
@@ -133,12 +204,11 @@ def write_csv(report: SetReport, target: str) -> None:
     rows.writeheader()
     for image in report.images:
         rows.writerow({"image": image.key} | {n: "" if math.isnan(v) else repr(v) for n, v in image.values.items()})
-    with contextlib.ExitStack() as stack:
-        if target == STREAM:
-            sys.stdout.write(buffer.getvalue())
-        else:
-            path = stack.enter_context(written_whole(Path(target)))
-            path.write_text(buffer.getvalue(), encoding="utf-8")
+    if target == STREAM:
+        sys.stdout.write(buffer.getvalue())
+        return
+    with written_whole(Path(target)) as path:
+        path.write_text(buffer.getvalue(), encoding="utf-8")
 
 
 def write_table(report: SetReport) -> None:

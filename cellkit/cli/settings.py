@@ -8,7 +8,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cellkit.config import JsonValue, Spec
@@ -18,13 +18,21 @@ S = TypeVar("S", bound=Spec)
 
 TRUE = {"true", "yes", "on", "1"}
 FALSE = {"false", "no", "off", "0"}
+NO_OPTIONS: Mapping[str, str] = types.MappingProxyType({})
 
 
-def assignments(texts: Sequence[str] | None, kinds: Sequence[type[Spec]]) -> dict[str, JsonValue]:
+def assignments(
+    texts: Sequence[str] | None, kinds: Sequence[type[Spec]], options: Mapping[str, str] = NO_OPTIONS
+) -> dict[str, JsonValue]:
     """Values of ``NAME=VALUE`` texts, typed by the dataclass that has the field.
 
+    Args:
+        texts: what the user wrote.
+        kinds: dataclasses whose fields can be set.
+        options: fields that the verb has an option of its own for: field -> option.
+
     Raises:
-        UsageError: no ``=``, an unknown name, or a value of another type.
+        UsageError: no ``=``, an unknown name, a name that has an option, or a value of another type.
     """
     values: dict[str, JsonValue] = {}
     for text in texts or ():
@@ -32,27 +40,47 @@ def assignments(texts: Sequence[str] | None, kinds: Sequence[type[Spec]]) -> dic
         name = name.strip().replace("-", "_")
         if not equals:
             raise UsageError("--set", f"'{text}' has no value", "write NAME=VALUE; --settings lists the names")
+        if name in options:
+            raise UsageError("--set", f"'{name}' has an option of its own", f"use {options[name]}")
         values[name] = parse(name, value.strip(), _type_of(name, kinds))
     return values
 
 
 def apply(kind: type[S], values: Mapping[str, JsonValue], **fixed: Any) -> S:  # noqa: ANN401 - fields of any type
     """An instance of ``kind`` from the values that are its fields; ``fixed`` fields win unless None."""
-    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    names = names_of(kind)
     chosen = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in names}
     chosen |= {name: value for name, value in fixed.items() if value is not None}
     return kind(**chosen)
 
 
-def describe(kinds: Sequence[type[Spec]]) -> str:
-    """One line per setting: name, default, meaning."""
-    lines = []
+def describe(kinds: Sequence[type[Spec]], without: Collection[str] = ()) -> str:
+    """One line per setting: name and default, meaning."""
+    lines: dict[str, str] = {}
     for kind in kinds:
         meanings = _meanings(kind)
-        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
-            lines.append(f"{field.name}={_show(default)}\t{meanings.get(field.name, '')}".rstrip())
-    return "\n".join(lines) + "\n"
+        for field in _fields(kind):
+            if field.name not in without and field.name not in lines:
+                lines[field.name] = f"{field.name}={_default(field)}\t{meanings.get(field.name, '')}".rstrip()
+    return "\n".join(lines.values()) + "\n"
+
+
+def names_of(*kinds: type[Spec]) -> set[str]:
+    """The names of the settings of dataclasses."""
+    return {field.name for kind in kinds for field in _fields(kind)}
+
+
+def _fields(kind: type[Spec]) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind)  # type: ignore[arg-type]  # Spec itself is none, all below it are
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    value = field.default
+    if value is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    if isinstance(value, tuple):
+        return ",".join(str(v) for v in value)
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def parse(name: str, text: str, kind: Any) -> JsonValue:  # noqa: ANN401 - a type annotation
@@ -74,8 +102,10 @@ def _convert(text: str, kind: Any) -> JsonValue:  # noqa: ANN401
             raise ValueError(text)
         return text
     if typing.get_origin(kind) is tuple:
-        inner = typing.get_args(kind)[0]
-        return [_convert(part.strip(), inner) for part in text.split(",")]
+        inner, parts = typing.get_args(kind), text.split(",")
+        if Ellipsis not in inner and len(parts) != len(inner):
+            raise ValueError(text)
+        return [_convert(part.strip(), inner[0]) for part in parts]
     if kind is bool:
         if text.lower() not in TRUE | FALSE:
             raise ValueError(text)
@@ -91,7 +121,7 @@ def _expected(choices: Sequence[Any]) -> str:
         if typing.get_origin(kind) is typing.Literal:
             words.append("one of " + ", ".join(typing.get_args(kind)))
         elif typing.get_origin(kind) is tuple:
-            words.append("a list like 1,2")
+            words.append("a list like 1,2" if Ellipsis in typing.get_args(kind) else "two numbers like 1,2")
         elif kind is not type(None):
             words.append(
                 {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(kind.__name__, "text")
@@ -100,10 +130,7 @@ def _expected(choices: Sequence[Any]) -> str:
 
 
 def _type_of(name: str, kinds: Sequence[type[Spec]]) -> Any:  # noqa: ANN401
-    known: dict[str, Any] = {}
-    for kind in kinds:
-        known |= typing.get_type_hints(kind)
-    known = {n: t for n, t in known.items() if any(n in {f.name for f in dataclasses.fields(k)} for k in kinds)}  # type: ignore[arg-type]
+    known = {n: hint for kind in kinds for n, hint in typing.get_type_hints(kind).items() if n in names_of(kind)}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(sorted(known))}"
@@ -113,13 +140,7 @@ def _type_of(name: str, kinds: Sequence[type[Spec]]) -> Any:  # noqa: ANN401
 
 def _meanings(kind: type) -> dict[str, str]:
     """Field meanings from the ``Attributes:`` part of the docstring."""
-    text = inspect.getdoc(kind) or ""
+    text = (inspect.getdoc(kind) or "").replace("``", "")
     part = text.partition("Attributes:")[2]
     found = re.findall(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", part, flags=re.MULTILINE)
     return {name: " ".join(meaning.split()) for name, meaning in found}
-
-
-def _show(value: object) -> str:
-    if isinstance(value, tuple):
-        return ",".join(str(v) for v in value)
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

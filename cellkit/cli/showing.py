@@ -14,6 +14,7 @@ from rich.table import Table
 
 from cellkit import stages
 from cellkit.cli import running
+from cellkit.cli.reporting import progress
 from cellkit.data.layouts import find_pairs
 from cellkit.io.atomic import written_whole
 from cellkit.io.images import ReadOptions, read_image
@@ -35,10 +36,11 @@ def run_demo(output: str, model: str, device: str, *, quiet: bool) -> None:
     folder = Path(output)
     pairs = {pair.key: pair for pair in find_pairs(str(SAMPLES)).pairs}
     sources = [Source(key=pair.key, path=pair.image, options=ReadOptions()) for pair in pairs.values()]
-    ready = stages.load_model(model, running.open_device(device, "auto"))
+    ready = running.open_model(model, device, "auto", stages.PredictSettings())
     results: list[LabelImage] = []
     with open_sink(f"{folder / 'labels'}/", "labels", "overwrite") as sink:
-        for outcome in stages.segment(sources, ready, stages.PredictSettings()):
+        outcomes = stages.segment(sources, ready, stages.PredictSettings())
+        for outcome in progress(outcomes, len(sources), quiet):
             if isinstance(outcome, stages.Failure):
                 raise outcome.error
             if isinstance(outcome, LabelImage):

@@ -8,16 +8,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellkit.cli import running
-from cellkit.cli.listing import DECODING, TRAINING
-from cellkit.cli.settings import apply, assignments
+from cellkit.cli import reporting, running
+from cellkit.cli.inputs import named
+from cellkit.cli.listing import DECODING, OPTIONS, TRAINING
+from cellkit.cli.settings import apply, assignments, names_of
 from cellkit.config import NetworkName, OnExists, Preprocessing, RepresentationName
 from cellkit.data.augment import Augmentation
 from cellkit.data.dataset import Dataset, Pair, merge
 from cellkit.data.layouts import find_pairs, read_names, select
 from cellkit.data.splits import split
 from cellkit.engine import FitSettings
-from cellkit.errors import NoInputError, UsageError
+from cellkit.errors import NoInputError, OutputError, UsageError
+from cellkit.io.atomic import check_writable
 from cellkit.stages.pretraining import ModelSettings, Recipe, TrainingFiles, pretrain
 
 log = logging.getLogger(__name__)
@@ -45,10 +47,12 @@ def recipe(
     seed: int,
 ) -> Recipe:
     """All settings of a training from its options and ``--set`` texts."""
-    values = assignments(texts, TRAINING)
+    values = assignments(texts, TRAINING, OPTIONS["pretrain"])
     model = apply(ModelSettings, values, network=network, representation=representation)
     preprocessing = apply(Preprocessing, values, diameter=diameter, channels=model.channels, colour=model.colour)
-    decoding = {field.name for kind in DECODING for field in dataclasses.fields(kind)}
+    decoding = names_of(*DECODING)
+    for kind in DECODING:
+        apply(kind, values).check()
     return Recipe(
         decoding={name: value for name, value in values.items() if name in decoding},
         model=model,
@@ -79,9 +83,7 @@ def datasets(
     kept = {pair.image for pair in held}
     learn = tuple(pair for pair in learn if pair.image not in kept)  # never learn from what chooses
     if not learn:
-        raise NoInputError(
-            ", ".join(roots), "no labelled image to learn from", "see the layouts in man cellkit-pretrain"
-        )
+        raise NoInputError(named(roots), "no labelled image to learn from", "check --names and --val")
     return Selection("learn", merged.layout, learn), Selection("validate", merged.layout, held)
 
 
@@ -107,12 +109,14 @@ def _warn_of_unpaired(found: Sequence[tuple[str, Dataset]]) -> None:
                 log.warning("%s: no %s for %d more", root, kind, len(files) - LISTED)
 
 
-def show_datasets(*selections: Selection) -> None:
+def show_datasets(output: str, *selections: Selection) -> None:
     """Print layout and images of each part; nothing is trained."""
     for selection in selections:
-        sys.stdout.write(f"{selection.name}\t{len(selection.pairs)} images\t{selection.layout}\n")
+        layout = f"\t{selection.layout}" if selection.pairs else ""
+        sys.stdout.write(f"{selection.name}\t{len(selection.pairs)} images{layout}\n")
         for pair in selection.pairs:
-            sys.stdout.write(f"{selection.name}\t{pair.key}\t{pair.image}\t{pair.labels}\n")
+            sys.stdout.write(f"{selection.name}\t{pair.key}\t{pair.image}\t{pair.labels.name}\n")
+    sys.stdout.write(f"-> {output}\n")
 
 
 def run(
@@ -126,15 +130,24 @@ def run(
     on_exists: OnExists,
     quiet: bool,
 ) -> None:
-    """Train and write; ``--resume`` insists that there is something to go on with."""
+    """Train and write; ``--resume`` insists that there is something to go on with.
+
+    Raises:
+        UsageError: the output cannot be meant or written, exists, or there is nothing to resume.
+    """
     path = Path(output)
     if path.suffix != ".ckpt":
         raise UsageError(output, "a checkpoint is wanted", "name it FILE.ckpt")
     if on_exists == "error" and path.exists():
-        raise UsageError(output, "exists", "use --on-exists overwrite, or another -o")
+        raise UsageError(output, "exists already", "add --on-exists skip or overwrite, or choose another -o")
     if resume and not (path.exists() or TrainingFiles(output=path).last.exists()):
         raise UsageError("--resume", f"there is nothing to resume at {path}", "leave --resume out to begin")
-    pretrain(
+    try:
+        check_writable(path)
+    except OutputError as error:
+        raise UsageError(error.subject, error.problem, error.repair) from error
+    log.info("%d images to learn from, %d to validate: %s", len(learn.pairs), len(held.pairs), learn.layout)
+    result = pretrain(
         learn.pairs,
         held.pairs,
         chosen,
@@ -143,3 +156,11 @@ def run(
         overwrite=on_exists == "overwrite",
         quiet=quiet,
     )
+    if result is None:
+        reporting.notice(f"{path} is up to date")
+        return
+    score = "" if result.best_score is None else f", best score {result.best_score:.4f}"
+    how = (
+        "is written" if result.finished else "is not finished (the time was over); run the same command again to go on"
+    )
+    reporting.notice(f"{path} {how}: {result.steps} steps{score}")

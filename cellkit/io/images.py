@@ -94,9 +94,9 @@ class ImageInfo:
     guessed: tuple[str, ...]
 
 
-def describe(path: str, options: ReadOptions = DEFAULTS) -> ImageInfo:
-    """Read the metadata alone; errors are those of :func:`read_images`, but for those of the pixels."""
-    with decoding(path), _open(path, options, None) as stored:
+def describe(path: str, options: ReadOptions = DEFAULTS, data: bytes | None = None) -> ImageInfo:
+    """Read the metadata alone; arguments and errors are those of :func:`read_images`, but for the pixels'."""
+    with decoding(path), _open(path, options, data) as stored:
         reading = plan(stored, options)
         return ImageInfo(
             shape=stored.shape,

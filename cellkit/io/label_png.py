@@ -1,4 +1,7 @@
-"""Label images as PNG of one grey channel of 16 bits, with the header in a compressed text chunk."""
+"""Label images as PNG of one grey channel of 16 bits, with the header in a compressed text chunk.
+
+The chunk is called ``cellkit`` and holds the same line of JSON as the description of a TIFF.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Label images as TIFF: strips of rows, zlib-compressed, written and checked in bounded memory."""
+"""Label images as TIFF: strips of rows, zlib-compressed, written and checked in bounded memory.
+
+One page (H, W) of uint16, or of uint32 where a label is above 65,535; 0 is background. Resolution tags, per
+centimetre, when the pixel size is known. ``ImageDescription`` is one line of JSON, ``{"cellkit": {"format": 1,
+"history": [...], "scores": [...], "pixel_size": ...}}``: the commands that made it, the score of each label in order,
+and micrometres per pixel; the last two may be absent.
+"""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def open_sink(output: str, kind: Kind, on_exists: OnExists = "skip", suffix: str
         raise UsageError("--output", "an empty name", "give DIR/, a file or -")
     path = Path(output)
     try:
-        if path.is_dir() or output.endswith("/") or not path.suffix:
+        if names_folder(output):
             return FolderSink(path, suffix, on_exists)
         found = suffix_of(path.name)
         if found not in SUFFIXES[kind]:
@@ -105,6 +105,12 @@ def open_sink(output: str, kind: Kind, on_exists: OnExists = "skip", suffix: str
         return GroupedFileSink(path, kind, on_exists) if found in HDF5_SUFFIXES else SingleFileSink(path, on_exists)
     except OutputError as error:
         raise UsageError(error.subject, error.problem, error.repair) from error
+
+
+def names_folder(output: str) -> bool:
+    """Whether an output gets one file per image: ``DIR/``, an existing folder, or a name without suffix."""
+    path = Path(output)
+    return path.is_dir() or output.endswith("/") or not path.suffix
 
 
 class StreamSink(BaseSink):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch.nn.functional as F
@@ -74,6 +74,11 @@ class FlowSettings(DecodeSettings):
         for name, (good, choices) in limits.items():
             if not good:
                 raise UsageError(name, f"cannot be {getattr(self, name)}", f"give {choices}")
+
+    def for_window(self, window: tuple[int, int], plane: tuple[int, int]) -> Self:
+        """The largest cell of the plane stays the largest."""
+        fraction = self.max_fraction * (plane[0] * plane[1]) / (window[0] * window[1])
+        return replace(self, max_fraction=min(1.0, fraction))
 
 
 def targets(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,10 @@ class DecodeSettings(Spec):
     def check(self) -> None:
         """Raise :class:`cellkit.errors.UsageError` for a value that cannot be meant."""
         raise NotImplementedError
+
+    def for_window(self, window: tuple[int, int], plane: tuple[int, int]) -> Self:
+        """The settings for a window (h, w) of a plane (H, W): what is measured against the image must be scaled."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

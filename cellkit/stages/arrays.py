@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellkit.engine.device import open_device
-from cellkit.engine.inference import infer
 from cellkit.errors import InputError
 from cellkit.io.images import Image
+from cellkit.io.label_image import whole
+from cellkit.io.maps import Prediction
 from cellkit.stages.model import load_model
 from cellkit.stages.postprocessing import decode
-from cellkit.stages.prediction import PredictSettings, as_prediction, prepare, tiling_of
+from cellkit.stages.prediction import Command, PredictSettings, prepare, run_network
 
 COLOUR_CHANNELS = (3, 4)
 
@@ -21,11 +22,11 @@ COLOUR_CHANNELS = (3, 4)
 def segment_array(image: NDArray[Any], model: str, *, diameter: float | None, device: str) -> NDArray[np.int32]:
     """See :func:`cellkit.segment`."""
     ready = load_model(model, open_device(device))
-    settings = PredictSettings(diameter=diameter)
-    prepared = prepare(as_image(image), ready, settings, ())
-    tiling = tiling_of(settings, ready.preprocessing)
-    for item, maps in infer(ready.network, [(prepared, prepared.pixels)], ready.device, tiling):
-        return decode(as_prediction(item, maps, ready, settings)).labels
+    command = Command(verb="segment", model=ready, settings=PredictSettings(diameter=diameter))
+    prepared = prepare(as_image(image), ready, command.settings, ())
+    for prediction in run_network([prepared], command):
+        if isinstance(prediction, Prediction):
+            return whole(decode(prediction))
     raise AssertionError("the engine gives one result per image")
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
-from cellkit.config import NO_SETTINGS, Preprocessing, Settings, Spec
+from cellkit.config import NO_SETTINGS, Preprocessing, Settings
 from cellkit.engine.device import Device, prepare
 from cellkit.errors import ModelError
 from cellkit.io.checkpoints import Checkpoint, load_checkpoint, model_path
 from cellkit.networks import build
 from cellkit.provenance import digest_of
-from cellkit.representations import REPRESENTATIONS, Representation
+from cellkit.representations import REPRESENTATIONS, DecodeSettings, Representation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,9 @@ def load_model(name: str | Path, device: Device) -> Model:
     )
 
 
-def decode_settings(representation: Representation, stored: Settings, overrides: Settings = NO_SETTINGS) -> Spec:
+def decode_settings(
+    representation: Representation, stored: Settings, overrides: Settings = NO_SETTINGS
+) -> DecodeSettings:
     """Settings of decoding: those stored with the model or prediction, overridden by the user's."""
     settings = representation.settings.from_dict({**stored, **overrides})
     settings.check()

@@ -2,68 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
-from cellkit.config import NO_SETTINGS, Settings, Spec
+from cellkit.config import NO_SETTINGS, Settings
 from cellkit.errors import CellkitError, InputError
-from cellkit.io.labels import LabelImage
+from cellkit.io.labels import LabelImage, LabelRows
 from cellkit.io.maps import Prediction
 from cellkit.ops.instances import Instances
-from cellkit.ops.labelling import resize_labels
+from cellkit.ops.labelling import relabel_in_raster_order, resize_labels
 from cellkit.overlap import ordered_map
 from cellkit.provenance import Record
-from cellkit.representations import REPRESENTATIONS, Representation
+from cellkit.representations import REPRESENTATIONS, DecodeSettings, Representation
+from cellkit.stages.large_images import is_large
+from cellkit.stages.large_maps import cells_of
 from cellkit.stages.model import decode_settings
 from cellkit.stages.outcomes import Failure, IsDone, Skipped, never_done
 
+Predicted: TypeAlias = Prediction | Failure | Skipped
+Segmented: TypeAlias = LabelImage | LabelRows | Failure | Skipped
+
 
 def postprocess(
-    predictions: Iterable[Prediction | Failure | Skipped],
+    predictions: Iterable[Predicted],
     overrides: Settings = NO_SETTINGS,
     *,
     workers: int = 1,
     is_done: IsDone = never_done,
-) -> Iterator[LabelImage | Failure | Skipped]:
+) -> Iterator[Segmented]:
     """Decode predictions to cells, in their order.
 
     Args:
         predictions: maps; failures and skips of an earlier stage pass through.
         overrides: settings of the representation that win over those stored in the prediction.
-        workers: images decoded at once.
+        workers: images decoded at once; of a large image, windows.
         is_done: tells by key and history whether the output is there and up to date.
     """
 
-    def cells(item: Prediction | Failure | Skipped) -> LabelImage | Failure | Skipped:
-        if not isinstance(item, Prediction):
-            return item
+    def cells(item: Prediction, workers: int) -> Segmented:
         record = Record(verb="postprocess", arguments=dict(overrides))
         if is_done(item.key, (*item.history, record)):
             return Skipped(key=item.key, source=item.source)
-        try:
-            return decode(replace(item, history=(*item.history, record)), overrides)
-        except CellkitError as error:
-            return Failure(key=item.key, source=item.source, error=error)
+        return decoded(replace(item, history=(*item.history, record)), overrides, workers)
 
-    return ordered_map(cells, predictions, workers)
+    return in_threads(cells, predictions, workers)
 
 
-def decode(prediction: Prediction, overrides: Settings = NO_SETTINGS) -> LabelImage:
+def in_threads(
+    cells: Callable[[Prediction, int], Segmented], items: Iterable[Predicted], workers: int
+) -> Iterator[Segmented]:
+    """Cells of predictions in their order: several images at once, but large ones one by one with all threads.
+
+    Args:
+        cells: a prediction, and the threads that its windows may take -> its cells.
+        items: predictions; failures and skips pass through.
+        workers: threads.
+    """
+
+    def alone(item: Predicted) -> Predicted | Segmented:
+        if isinstance(item, Prediction) and is_large(item.maps.shape[1:]):
+            return cells(item, workers)
+        return item
+
+    def beside(item: Predicted | Segmented) -> Segmented:
+        return cells(item, 1) if isinstance(item, Prediction) else item
+
+    return ordered_map(beside, map(alone, items), workers)
+
+
+def decoded(prediction: Prediction, overrides: Settings, workers: int) -> Segmented:
+    """Cells of a prediction, or why there are none."""
+    try:
+        return decode(prediction, overrides, workers)
+    except CellkitError as error:
+        return Failure(key=prediction.key, source=prediction.source, error=error)
+
+
+def decode(prediction: Prediction, overrides: Settings = NO_SETTINGS, workers: int = 1) -> LabelImage | LabelRows:
     """Cells of one prediction, at the size of its source image; the history is the prediction's.
+
+    Args:
+        prediction: maps; large ones are decoded window by window.
+        overrides: settings of decoding that win over those of the prediction.
+        workers: windows of large maps that are decoded at once.
 
     Raises:
         InputError: the maps have not the channels of their representation.
         UsageError: an override is no setting of the representation.
     """
     representation, settings = representation_of(prediction, overrides)
-    maps = np.asarray(prediction.maps[:, :, :])
-    instances = representation.decode(maps, settings)
-    return as_labels(prediction, instances)
+    size = prediction.maps.shape[1], prediction.maps.shape[2]
+    if is_large(size):
+
+        def decode_window(maps: np.ndarray) -> Instances:
+            return representation.decode(maps, settings.for_window((maps.shape[1], maps.shape[2]), size))
+
+        return cells_of(prediction, decode_window, workers)
+    return as_labels(prediction, representation.decode(np.asarray(prediction.maps[:, :, :]), settings))
 
 
-def representation_of(prediction: Prediction, overrides: Settings) -> tuple[Representation, Spec]:
+def representation_of(prediction: Prediction, overrides: Settings) -> tuple[Representation, DecodeSettings]:
     """The representation of a prediction with its settings, checked against the maps."""
     representation = REPRESENTATIONS[prediction.representation.name]
     if prediction.maps.shape[0] != representation.channels:
@@ -91,9 +132,6 @@ def as_labels(prediction: Prediction, instances: Instances) -> LabelImage:
 
 
 def _resized(instances: Instances, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest neighbour; cells that vanish when shrinking give up their number, so that none is unused."""
-    labels = resize_labels(instances.labels, shape)
-    present = np.bincount(labels.ravel(), minlength=len(instances.scores) + 1)[1:] > 0
-    number = np.zeros(len(present) + 1, np.int32)
-    number[1:][present] = np.arange(1, present.sum() + 1)
-    return number[labels], instances.scores[present]
+    """Nearest neighbour; cells that vanish when shrinking have no number, the others are in raster order again."""
+    labels, former = relabel_in_raster_order(resize_labels(instances.labels, shape))
+    return labels, instances.scores[former - 1]

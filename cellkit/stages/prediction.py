@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -13,13 +15,14 @@ from torch.nn import functional as F
 from cellkit.config import Preprocessing, Settings, Spec
 from cellkit.data.normalise import normalise, prepare_channels, statistics
 from cellkit.engine.inference import Tiling, infer
-from cellkit.engine.memory import Fallback
-from cellkit.errors import CellkitError
+from cellkit.engine.memory import Fallback, MemoryLadder
+from cellkit.errors import CellkitError, InputError, UsageError
 from cellkit.io.images import Image
-from cellkit.io.maps import Prediction
+from cellkit.io.maps import Maps, Prediction
 from cellkit.io.sources import Source
 from cellkit.overlap import ahead
 from cellkit.provenance import History, Record
+from cellkit.stages.large_images import LargePixels, is_large, rolling_maps
 from cellkit.stages.model import Model
 from cellkit.stages.outcomes import Failure, IsDone, Skipped, never_done
 
@@ -37,14 +40,14 @@ class PredictSettings(Spec):
         tile: side of the network's tiles in pixels, or None: chosen by the engine.
         overlap: overlap of tiles in pixels, or None: two working diameters, at least 64.
         batch: tiles per pass of the network, or None: chosen by the engine.
-        oom_fallback: when not even the smallest tile fits into memory: error, or go on with the cpu.
+        oom_fallback: cpu: where to go on when not even the smallest tile fits into memory; None: stop.
     """
 
     diameter: float | None = None
     tile: int | None = None
     overlap: int | None = None
     batch: int | None = None
-    oom_fallback: Fallback = "error"
+    oom_fallback: Fallback | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class Prepared:
     """An image as the network sees it: (C, h, w) float32 at map scale, with what the prediction needs to know."""
 
     image: Image
-    pixels: NDArray[np.float32]
+    pixels: NDArray[np.float32] | LargePixels
     scale: float
     history: History
 
@@ -102,46 +105,81 @@ class Command:
     settings: PredictSettings
     overrides: Settings = field(default_factory=dict)
 
-    def history(self, image: Image) -> History:
+    def history(self, input_digest: str | None) -> History:
         """The history of the output for one image: settings that change nothing of the result are left out."""
         default = PredictSettings().to_dict()
         chosen = {n: v for n, v in self.settings.to_dict().items() if v != default[n] and n not in SHAPELESS}
-        return (record_of(self.verb, self.model, image, chosen | dict(self.overrides)),)
-
-
-def record_of(verb: str, model: Model, image: Image, arguments: Settings) -> Record:
-    """What the history says about one image."""
-    return Record(
-        verb=verb,
-        arguments=dict(arguments),
-        model=model.name,
-        model_digest=model.digest,
-        input_digest=image.digest,
-    )
+        record = Record(
+            verb=self.verb,
+            arguments=chosen | dict(self.overrides),
+            model=self.model.name,
+            model_digest=self.model.digest,
+            input_digest=input_digest,
+        )
+        return (record,)
 
 
 def prepare(image: Image, model: Model, settings: PredictSettings, history: History) -> Prepared:
-    """Channels, normalisation, scale: an image as the network sees it."""
+    """Channels, normalisation, scale: an image as the network sees it; of a large one nothing more is read yet."""
     pixels = prepare_channels(image, model.preprocessing)
     low, high = statistics(pixels, model.preprocessing, source=image.source)
     scale = scale_of(model.preprocessing, settings.diameter)
+    shape = scaled_shape((pixels.shape[1], pixels.shape[2]), scale)
+    large = LargePixels(pixels=pixels, low=low, high=high, shape=shape, source=image.source)
+    if is_large(shape):
+        return Prepared(image=image, pixels=large, scale=scale, history=history)
+    if is_large(pixels.shape[1:]):
+        return Prepared(image=image, pixels=large.whole(), scale=scale, history=history)
     normal = normalise(np.asarray(pixels[:, :, :]), low, high, source=image.source)
-    shape = scaled_shape(normal.shape[1:], scale)
     return Prepared(image=image, pixels=resize(normal, shape), scale=scale, history=history)
 
 
 def read_all(sources: Iterable[Source], command: Command, is_done: IsDone) -> Iterator[Prepared | Failure | Skipped]:
-    """Read and prepare every frame of every source; an error costs its image."""
+    """Read and prepare every frame of every source; an error costs its image.
+
+    Raises:
+        UsageError: an output is there that can neither stay nor be overwritten.
+    """
+    finished = _finished(sources, command, is_done) if isinstance(sources, Sequence) else frozenset()
     for source in sources:
+        if source.key in finished:
+            yield Skipped(key=source.key, source=source.path)
+            continue
         try:
             for image in source.images():
-                history = command.history(image)
+                history = command.history(image.digest)
                 if is_done(image.key, history):
                     yield Skipped(key=image.key, source=image.source)
                 else:
                     yield prepare(image, command.model, command.settings, history)
+        except UsageError:
+            raise
         except CellkitError as error:
             yield Failure(key=source.key, source=source.path, error=error)
+
+
+def _finished(sources: Sequence[Source], command: Command, is_done: IsDone) -> frozenset[str]:
+    """Keys of sources whose outputs are up to date, known before any work; only for them the files are digested.
+
+    Raises:
+        UsageError: as :func:`read_all`.
+    """
+    found = set()
+    for source in sources:
+        try:
+            if _is_there(source.key, is_done) and is_done(source.key, command.history(source.digest())):
+                found.add(source.key)
+        except InputError:  # said when the image is read, as its failure
+            continue
+    return frozenset(found)
+
+
+def _is_there(key: str, is_done: IsDone) -> bool:
+    """Whether there is an output: no output is up to date with an empty history."""
+    try:
+        return is_done(key, ())
+    except UsageError:
+        return True
 
 
 def predict(
@@ -165,18 +203,45 @@ def predict(
 def run_network(
     items: Iterable[Prepared | Failure | Skipped], command: Command
 ) -> Iterator[Prediction | Failure | Skipped]:
-    """Maps of prepared images; failures and skips pass through. Reading goes on while the network runs."""
+    """Maps of prepared images; failures and skips pass through. Reading goes on while the network runs.
+
+    The maps of a large image are computed while they are read: read them before asking for the next outcome.
+    """
+    ladder = MemoryLadder()
+    for is_windowed, group in groupby(ahead(items), _is_windowed):
+        yield from (_windowed if is_windowed else _whole)(group, command, ladder)
+
+
+def _is_windowed(item: Prepared | Failure | Skipped) -> bool:
+    return isinstance(item, Prepared) and isinstance(item.pixels, LargePixels)
+
+
+def _windowed(
+    items: Iterable[Prepared | Failure | Skipped], command: Command, ladder: MemoryLadder
+) -> Iterator[Prediction]:
+    """Large images, one after the other."""
+    model, tiling = command.model, tiling_of(command.settings, command.model.preprocessing)
+    for item in items:
+        if isinstance(item, Prepared) and isinstance(item.pixels, LargePixels):
+            with closing(rolling_maps(item.pixels, model, tiling, ladder)) as maps:
+                yield as_prediction(item, maps, model, command.settings)
+
+
+def _whole(
+    items: Iterable[Prepared | Failure | Skipped], command: Command, ladder: MemoryLadder
+) -> Iterator[Prediction | Failure | Skipped]:
+    """Images that are in memory; several of them share batches."""
     aside: list[Failure | Skipped] = []
 
     def arrays() -> Iterator[tuple[Prepared, NDArray[np.float32]]]:
-        for item in ahead(items):
-            if isinstance(item, Prepared):
-                yield item, item.pixels
-            else:
+        for item in items:
+            if not isinstance(item, Prepared):
                 aside.append(item)
+            elif isinstance(item.pixels, np.ndarray):
+                yield item, item.pixels
 
-    model = command.model
-    for item, maps in infer(model.network, arrays(), model.device, tiling_of(command.settings, model.preprocessing)):
+    model, tiling = command.model, tiling_of(command.settings, command.model.preprocessing)
+    for item, maps in infer(model.network, arrays(), model.device, tiling, ladder=ladder):
         yield from _drain(aside)
         yield as_prediction(item, maps, model, command.settings)
     yield from _drain(aside)
@@ -187,7 +252,7 @@ def _drain(aside: list[Failure | Skipped]) -> Iterator[Failure | Skipped]:
         yield aside.pop(0)
 
 
-def as_prediction(item: Prepared, maps: NDArray[np.float16], model: Model, settings: PredictSettings) -> Prediction:
+def as_prediction(item: Prepared, maps: Maps, model: Model, settings: PredictSettings) -> Prediction:
     """Maps with all that decoding and writing need to know about their image."""
     image = item.image
     return Prediction(

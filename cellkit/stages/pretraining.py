@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -33,8 +32,6 @@ from cellkit.provenance import History, Record, digest_of
 from cellkit.representations import REPRESENTATIONS
 from cellkit.stages.model import decode_settings
 from cellkit.stages.validation import Validation
-
-log = logging.getLogger(__name__)
 
 SHAPELESS = frozenset({"minutes", "save_every", "log_every"})  # settings that leave the result as it is
 
@@ -138,7 +135,6 @@ def pretrain(
     files = TrainingFiles(output=output)
     history: History = (recipe.record([pair.key for pair in pairs]),)
     if not overwrite and _is_done(output, history):
-        log.warning("%s is up to date", output)
         return None
     resume = None if overwrite else _state(files.last, history)
     set_seed(recipe.fit.seed)
@@ -245,4 +241,6 @@ def _without_steps(record: Record) -> Record:
 
 def _finish(files: TrainingFiles) -> None:
     """The best weights (without validation: the last) become the output."""
+    if not files.best.exists():  # they became the output of a finished run, which was removed
+        raise UsageError(files.last, "is of a finished run, whose weights are gone", "use --on-exists overwrite")
     os.replace(files.best, files.output)

@@ -6,9 +6,15 @@ import io
 import sys
 from dataclasses import dataclass
 
+import imageio.v3 as iio
 import pytest
+import torch
 
 from cellkit.cli.app import main
+from cellkit.cli.showing import SAMPLES
+from cellkit.config import NetworkSpec, Preprocessing, RepresentationSpec
+from cellkit.io.checkpoints import Checkpoint, save_checkpoint
+from cellkit.networks import build
 
 
 @dataclass
@@ -24,11 +30,18 @@ class Done:
         return self.out.decode()
 
 
+class _Terminal(io.BytesIO):
+    """Bytes of a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 class _Stream(io.TextIOWrapper):
     """Text over bytes that can be read back after the command has closed it."""
 
-    def __init__(self, data: bytes = b"") -> None:
-        self.raw_bytes = io.BytesIO(data)
+    def __init__(self, data: bytes = b"", *, terminal: bool = False) -> None:
+        self.raw_bytes = _Terminal(data) if terminal else io.BytesIO(data)
         super().__init__(self.raw_bytes, encoding="utf-8", write_through=True)
 
     def close(self) -> None:
@@ -39,9 +52,9 @@ class _Stream(io.TextIOWrapper):
 def cellkit(monkeypatch):
     """A function from arguments (and stdin) to what the command did."""
 
-    def run(*arguments, stdin: bytes = b"") -> Done:
-        out, err = _Stream(), _Stream()
-        monkeypatch.setattr(sys, "stdin", _Stream(stdin))
+    def run(*arguments, stdin: bytes = b"", terminal: bool = False) -> Done:
+        out, err = _Stream(terminal=terminal), _Stream()
+        monkeypatch.setattr(sys, "stdin", _Stream(stdin, terminal=terminal))
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", err)
         try:
@@ -51,3 +64,43 @@ def cellkit(monkeypatch):
         return Done(code=code, out=out.raw_bytes.getvalue(), err=err.raw_bytes.getvalue().decode())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A tiny two-channel model with random weights."""
+    torch.manual_seed(0)
+    spec = NetworkSpec(name="unet", channels=2, outputs=3, widths=(4, 8))
+    checkpoint = Checkpoint(
+        network=spec,
+        representation=RepresentationSpec(name="flow"),
+        preprocessing=Preprocessing(channels=2),
+        weights=build(spec).state_dict(),
+        history=(),
+        card={},
+        training=None,
+    )
+    path = tmp_path_factory.mktemp("model") / "tiny.ckpt"
+    save_checkpoint(path, checkpoint)
+    return path
+
+
+CROPS = {  # corner of 96 x 96 pixels with a few nuclei in it, of images of different kinds
+    "2cfa61bef6542dd3": (200, 300),
+    "2dd3356f2dcf470a": (100, 100),  # histology, in colour
+    "356d9903d16074f1": (80, 80),
+    "56d0da5b663ddd49": (120, 120),
+}
+SIDE = 96
+
+
+@pytest.fixture(scope="session")
+def crops(tmp_path_factory):
+    """A folder with images/ and labels/: small parts of four bundled samples."""
+    root = tmp_path_factory.mktemp("crops")
+    for part in ("images", "labels"):
+        (root / part).mkdir()
+        for name, (y, x) in CROPS.items():
+            picture = iio.imread(SAMPLES / part / f"{name}.png")
+            iio.imwrite(root / part / f"{name}.png", picture[y : y + SIDE, x : x + SIDE])
+    return root

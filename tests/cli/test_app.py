@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +14,8 @@ import pytest
 import typer
 
 from cellkit import __version__, errors
-from cellkit.cli.app import VERBS, TerminatedError, _explain, normalise_arguments
+from cellkit.cli import describing
+from cellkit.cli.app import VERBS, TerminatedError, _asks_for_help, _explain, app, normalise_arguments
 from cellkit.cli.manual import ROOT, generate
 
 
@@ -34,15 +38,56 @@ def test_help_needs_no_torch():
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_quick_help_is_the_help(cellkit, verb):
+    with contextlib.redirect_stdout(io.StringIO()) as usual:
+        app(args=[verb, "--help"], prog_name="cellkit", standalone_mode=False)
+    assert cellkit(verb, "--help").text == usual.getvalue()
+    assert cellkit(verb, "x", "-h").text == usual.getvalue()
+
+
+def test_help_after_two_dashes_is_a_name():
+    assert not _asks_for_help(["segment", "--", "--help"])
+
+
 def test_a_bare_command_shows_help(cellkit):
     done = cellkit()
-    assert "Usage: cellkit" in done.text + done.err
+    assert (done.code, done.text) == (2, "")
+    assert done.err == cellkit("--help").text
+
+
+def test_shells_get_their_completions():
+    words = {"COMP_WORDS": "cellkit segment --on-exists ", "COMP_CWORD": "3", "_CELLKIT_COMPLETE": "complete_bash"}
+    command = [sys.executable, "-m", "cellkit"]
+    done = subprocess.run(command, env=os.environ | words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["skip", "overwrite", "error"]
+
+
+def test_interrupted_command_says_how_to_go_on(cellkit, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(describing, "installation", interrupt)
+    done = cellkit("info")
+    assert done.code == 130
+    assert done.err == "cellkit info: error: interrupted (run the same command again to go on)\n"
+
+
+def test_broken_pipe_ends_quietly():
+    command = f"{sys.executable} -m cellkit info --json | head -c 10"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '{\n  "cellk', "")
 
 
 @pytest.mark.parametrize(
     ("arguments", "normal"),
     [
-        (["segment", "--flow_threshold", "1"], ["segment", "--flow-threshold", "1"]),
+        (["segment", "--dry_run"], ["segment", "--dry-run"]),
+        (["segment", "--flow_threshold", "-1"], ["segment", "--set", "flow_threshold=-1"]),
+        (["segment", "--cellprob-threshold=-1"], ["segment", "--set", "cell_threshold=-1"]),
+        (["predict", "--oom-fallback", "cpu"], ["predict", "--set", "oom_fallback=cpu"]),
+        (["postprocess", "--exclude_on_edges"], ["postprocess", "--set", "exclude_border=true"]),
+        (["evaluate", "--overlap", "3"], ["evaluate", "--overlap", "3"]),  # it has no settings
         (["--savedir=out_put"], ["--output=out_put"]),
         (["--pretrained_model", "a_b"], ["--model", "a_b"]),
         (["--set", "min_area=3"], ["--set", "min_area=3"]),

@@ -1,0 +1,201 @@
+"""Images larger than memory: read, normalised, scaled and run through the network window by window.
+
+The maps appear as bands of rows, from top to bottom, while somebody reads them; they are never there as a whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellkit.data.normalise import normalise
+from cellkit.engine.inference import Tiling, infer
+from cellkit.engine.memory import MemoryLadder
+from cellkit.engine.tiles import rounded_up
+from cellkit.errors import UsageError
+from cellkit.io.images import Pixels
+from cellkit.ops.blocks import windows
+from cellkit.overlap import ahead
+from cellkit.stages.model import Model
+
+LARGE = 16_000_000  # pixels at map scale; images beyond go through in windows, whether they are in memory or not
+CORE = 1344  # px, side of a window's core: with 64 px around it, it is exactly 2 x 2 tiles of 768 that overlap by 64
+WIDE, CORE_OF_WIDE = 40_000, 640  # px; of wider images one row of windows is one row of such tiles, to save memory
+STRIDE = 8  # windows begin at multiples of it, so that the network's grid is that of the image
+READ_SIDE = 2048  # px of the source that are read at once, per axis
+WHOLE_BYTES = 1 << 29  # maps that may be asked for at once; more is refused
+
+log = logging.getLogger(__name__)
+
+
+def is_large(shape: tuple[int, ...]) -> bool:
+    """Whether an image goes through in windows, by its (H, W) at map scale."""
+    return shape[0] * shape[1] > LARGE
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargePixels:
+    """An image as the network sees it, of which windows are made when they are asked for.
+
+    Attributes:
+        pixels: (C, H, W) of the source, with the channels that the model wants.
+        low: (C,) values that become 0.
+        high: (C,) values that become 1.
+        shape: (h, w) at map scale.
+        source: name of the image for messages.
+    """
+
+    pixels: Pixels
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    shape: tuple[int, int]
+    source: str
+
+    def whole(self) -> NDArray[np.float32]:
+        """All of it: (C, h, w)."""
+        return self.window((slice(0, self.shape[0]), slice(0, self.shape[1])))
+
+    def window(self, outer: tuple[slice, slice]) -> NDArray[np.float32]:
+        """The window (C, rows, columns) named by slices at map scale, the same as cut out of the whole.
+
+        Raises:
+            InputError: a value is NaN or infinite.
+        """
+        rows, columns = outer
+        result = np.empty((len(self.low), rows.stop - rows.start, columns.stop - columns.start), np.float32)
+        scale = self.shape[0] / self.pixels.shape[1]
+        side = max(1, int(READ_SIDE * min(1.0, scale)))
+        for part in windows((result.shape[1], result.shape[2]), side, 0):
+            down, across = part.core
+            result[:, down, across] = self._piece(_shifted(down, rows.start), _shifted(across, columns.start))
+        return result
+
+    def _piece(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        if self.shape == tuple(self.pixels.shape[1:]):
+            return self._normal(rows, columns)
+        down_from, down = interpolation(rows, self.shape[0], self.pixels.shape[1])
+        across_from, across = interpolation(columns, self.shape[1], self.pixels.shape[2])
+        return np.asarray(down @ self._normal(down_from, across_from) @ across.T, np.float32)
+
+    def _normal(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        return normalise(np.asarray(self.pixels[:, rows, columns]), self.low, self.high, source=self.source)
+
+
+def _shifted(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
+
+
+def interpolation(part: slice, size: int, old: int) -> tuple[slice, NDArray[np.float32]]:
+    """What gives a part of an axis that is resized from ``old`` to ``size`` pixels: bilinear, antialiased.
+
+    Each new pixel is a mean under a triangle, as in torch's ``interpolate(..., antialias=True)``, whose pixels these
+    are; of a part, only the old pixels beneath it are needed.
+
+    Args:
+        part: new pixels (n).
+        size: new pixels of the whole axis.
+        old: old pixels of the whole axis.
+
+    Returns:
+        The slice (m) of old pixels, and weights (n, m) float32.
+    """
+    ratio = old / size
+    reach = max(ratio, 1.0)
+    centres = (np.arange(part.start, part.stop) + 0.5) * ratio
+    begin, end = max(0, int(centres[0] - reach)), min(old, int(np.ceil(centres[-1] + reach)))
+    distance = np.abs(np.arange(begin, end) + 0.5 - centres[:, None])
+    weights = np.maximum(1 - distance / reach, 0)
+    return slice(begin, end), (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def map_bands(pixels: LargePixels, model: Model, tiling: Tiling, ladder: MemoryLadder) -> Iterator[NDArray[np.float16]]:
+    """Maps of an image from top to bottom; windows are read while the network runs.
+
+    Each window has as much context around its core as tiles have overlap; of its maps only the core is taken.
+
+    Yields:
+        Bands (outputs, rows, w) that tile the map.
+    """
+    height, width = pixels.shape
+    core = CORE if width <= WIDE else CORE_OF_WIDE
+    plan = windows(pixels.shape, core, rounded_up(tiling.overlap, STRIDE))
+    arrays = ahead((window, pixels.window(window.outer)) for window in plan)
+    for window, maps in infer(model.network, arrays, model.device, tiling, ladder=ladder):
+        (rows, columns), (top, left) = window.core, (outer.start for outer in window.outer)
+        if columns.start == 0:
+            band = np.empty((len(maps), rows.stop - rows.start, width), np.float16)
+        band[:, :, columns] = maps[:, _shifted(rows, -top), _shifted(columns, -left)]
+        if columns.stop == width:
+            log.info("%s: network done for %d of %d rows", pixels.source, rows.stop, height)
+            yield band
+
+
+class RollingMaps:
+    """Maps (C, h, w) float16 that are computed while they are read, once, from top to bottom.
+
+    A window may begin no higher than the one before it; what lies above is forgotten. The network runs in the thread
+    that reads: it has one user at a time, and its activations stay in one heap.
+
+    Args:
+        bands: (C, rows, w) that tile the maps.
+        shape: (C, h, w).
+        source: name of the image for messages.
+    """
+
+    def __init__(self, bands: Iterator[NDArray[np.float16]], shape: tuple[int, int, int], source: str) -> None:
+        self.shape = shape
+        self.dtype = np.dtype(np.float16)
+        self._bands = bands
+        self._source = source
+        self._kept: deque[NDArray[np.float16]] = deque()
+        self._top = self._bottom = 0  # rows that are kept
+
+    def __getitem__(self, window: tuple[slice, ...]) -> NDArray[np.float16]:
+        channels, rows, columns = (*window, slice(None), slice(None))[:3]
+        start, stop, _ = rows.indices(self.shape[1])
+        self._check(start, stop, len(range(*columns.indices(self.shape[2]))))
+        self._forget(start)
+        while self._bottom < stop:
+            self._take(start, stop)
+        parts, top = [], self._top
+        for band in self._kept:
+            parts.append(band[channels, max(start - top, 0) : max(stop - top, 0), columns])
+            top += band.shape[1]
+        return np.concatenate(parts, axis=1)
+
+    def _check(self, start: int, stop: int, width: int) -> None:
+        size = 2 * self.shape[0] * (stop - start) * width
+        if size > WHOLE_BYTES:
+            problem = f"its maps of {size / 1e9:.1f} GB are too large for a tar stream"
+            raise UsageError(self._source, problem, "use -o DIR/ or -o FILE.h5, or 'cellkit segment'")
+        if start < self._top:
+            raise ValueError(f"{self._source}: rows from {start} on were asked for, those above {self._top} are gone")
+
+    def _take(self, start: int, stop: int) -> None:
+        band = next(self._bands, None)
+        if band is None:
+            raise ValueError(f"{self._source}: rows up to {stop} were asked for after computing was stopped")
+        self._kept.append(band)
+        self._bottom += band.shape[1]
+        self._forget(start)
+
+    def _forget(self, start: int) -> None:
+        while self._kept and self._top + self._kept[0].shape[1] <= start:
+            self._top += self._kept.popleft().shape[1]
+
+    def close(self) -> None:
+        """Stop computing, and forget all rows."""
+        self._bands = iter(())  # nobody else holds the former ones: they end
+        self._kept.clear()
+        self._top = self._bottom
+
+
+def rolling_maps(pixels: LargePixels, model: Model, tiling: Tiling, ladder: MemoryLadder) -> RollingMaps:
+    """Maps of an image that are computed while they are read."""
+    shape = (model.checkpoint.network.outputs, *pixels.shape)
+    return RollingMaps(map_bands(pixels, model, tiling, ladder), shape, pixels.source)

@@ -1,0 +1,1 @@
+complete --command cellkit --no-files --arguments "(env _CELLKIT_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) cellkit)" --condition "env _CELLKIT_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) cellkit"
