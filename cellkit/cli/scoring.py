@@ -145,17 +145,12 @@ def _known(
     for item in items:
         if item.key in seen:
             raise UsageError(item.source, f"a second prediction of {item.key!r}", "give one prediction per image")
-        if item.key in references:
+        failed = isinstance(item, stages.Failure)
+        if item.key in references or (failed and not narrowed):
             seen.add(item.key)
             yield item
         elif not narrowed:
-            problems.unmatched.append(_why(item))
-
-
-def _why(item: LabelImage | stages.Failure) -> str:
-    if isinstance(item, stages.Failure):  # perhaps no label image at all, but a picture beside them
-        return str(item.error)
-    return f"{item.key}: a prediction without truth"
+            problems.unmatched.append(f"{item.key}: a prediction without truth")
 
 
 def _listed(references: dict[str, LabelRef], list_file: str) -> dict[str, LabelRef]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from cellkit.data.normalise import normalise
 from cellkit.engine.inference import Tiling, infer
@@ -80,7 +81,7 @@ class LargePixels:
             return self._normal(rows, columns)
         down_from, down = interpolation(rows, self.shape[0], self.pixels.shape[1])
         across_from, across = interpolation(columns, self.shape[1], self.pixels.shape[2])
-        return np.asarray(down @ self._normal(down_from, across_from) @ across.T, np.float32)
+        return _mixed(_mixed(self._normal(down_from, across_from), down).swapaxes(1, 2), across).swapaxes(1, 2)
 
     def _normal(self, rows: slice, columns: slice) -> NDArray[np.float32]:
         return normalise(np.asarray(self.pixels[:, rows, columns]), self.low, self.high, source=self.source)
@@ -90,7 +91,13 @@ def _shifted(part: slice, by: int) -> slice:
     return slice(part.start + by, part.stop + by)
 
 
-def interpolation(part: slice, size: int, old: int) -> tuple[slice, NDArray[np.float32]]:
+def _mixed(pixels: NDArray[np.float32], weights: sparse.csr_array) -> NDArray[np.float32]:
+    """New rows from weighted sums of rows: pixels (C, m, w), weights (n, m) -> (C, n, w)."""
+    rows = weights @ pixels.swapaxes(0, 1).reshape(pixels.shape[1], -1)
+    return np.asarray(rows).reshape(-1, len(pixels), pixels.shape[2]).swapaxes(0, 1)
+
+
+def interpolation(part: slice, size: int, old: int) -> tuple[slice, sparse.csr_array]:
     """What gives a part of an axis that is resized from ``old`` to ``size`` pixels: bilinear, antialiased.
 
     Each new pixel is a mean under a triangle, as in torch's ``interpolate(..., antialias=True)``, whose pixels these
@@ -102,7 +109,7 @@ def interpolation(part: slice, size: int, old: int) -> tuple[slice, NDArray[np.f
         old: old pixels of the whole axis.
 
     Returns:
-        The slice (m) of old pixels, and weights (n, m) float32.
+        The slice (m) of old pixels, and weights (n, m) float32, sparse.
     """
     ratio = old / size
     reach = max(ratio, 1.0)
@@ -110,7 +117,7 @@ def interpolation(part: slice, size: int, old: int) -> tuple[slice, NDArray[np.f
     begin, end = max(0, int(centres[0] - reach)), min(old, int(np.ceil(centres[-1] + reach)))
     distance = np.abs(np.arange(begin, end) + 0.5 - centres[:, None])
     weights = np.maximum(1 - distance / reach, 0)
-    return slice(begin, end), (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return slice(begin, end), sparse.csr_array((weights / weights.sum(1, keepdims=True)).astype(np.float32))
 
 
 def map_bands(pixels: LargePixels, model: Model, tiling: Tiling, ladder: MemoryLadder) -> Iterator[NDArray[np.float16]]:

@@ -194,7 +194,8 @@ def predict(
         is_done: tells by key and history whether the output is there and up to date.
 
     Yields:
-        A prediction per image, a failure for one that could not be read, a skip for one that is done.
+        A prediction per image, a failure for one that could not be read, a skip for one that is done. The maps of a
+        large image are computed while they are read, once, from top to bottom: read them before the next outcome.
     """
     command = Command(verb="predict", model=model, settings=settings)
     yield from run_network(read_all(sources, command, is_done), command)

@@ -48,19 +48,25 @@ class _Stream(io.TextIOWrapper):
         self.flush()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Small images gain nothing by threads, and on a busy machine they wait for each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture
-def cellkit(monkeypatch):
+def cellkit():
     """A function from arguments (and stdin) to what the command did."""
 
     def run(*arguments, stdin: bytes = b"", terminal: bool = False) -> Done:
         out, err = _Stream(terminal=terminal), _Stream()
-        monkeypatch.setattr(sys, "stdin", _Stream(stdin, terminal=terminal))
-        monkeypatch.setattr(sys, "stdout", out)
-        monkeypatch.setattr(sys, "stderr", err)
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", _Stream(stdin, terminal=terminal))
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
             code = main([str(argument) for argument in arguments])
-        finally:
-            monkeypatch.undo()
         return Done(code=code, out=out.raw_bytes.getvalue(), err=err.raw_bytes.getvalue().decode())
 
     return run

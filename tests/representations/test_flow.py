@@ -190,3 +190,9 @@ def test_cells_agree_with_cellpose(name, golden):
     maps = (golden[f"{name}_maps"] / MAP_STEPS).astype(np.float16)
     cells = decode(maps, FlowSettings())
     assert score(golden[f"{name}_masks"].astype(np.int32), cells.labels).values["ap_dsb@0.9"] >= 0.98
+
+
+def test_largest_cell_of_a_plane_is_the_largest_in_its_windows():
+    settings = FlowSettings(max_fraction=0.1, min_area=3)
+    assert settings.for_window((50, 40), (100, 100)) == FlowSettings(max_fraction=0.5, min_area=3)
+    assert settings.for_window((10, 10), (100, 100)).max_fraction == 1
