@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import platform
@@ -15,6 +16,8 @@ from cellkit.errors import InputError
 from cellkit.provenance import History
 
 Facts = dict[str, Any]
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation: counted, not learned
 
 
 def installation() -> Facts:
@@ -48,7 +51,7 @@ def subject(name: str) -> Facts:
         raise InputError(
             name, "neither an image nor an output of cellkit", "give an image, a prediction, labels or a checkpoint"
         )
-    return {"file": name, **reading, "history": [dataclasses.asdict(record) for record in history]}
+    return {"file": name, **reading, **_keys(path), "history": [dataclasses.asdict(record) for record in history]}
 
 
 def checkpoint(name: str) -> Facts:
@@ -62,7 +65,7 @@ def checkpoint(name: str) -> Facts:
         "model": name,
         "file": str(path),
         "digest": digest_of(path),
-        "parameters": sum(weight.numel() for key, weight in loaded.weights.items() if "running" not in key),
+        "parameters": sum(w.numel() for key, w in loaded.weights.items() if not key.endswith(BUFFERS)),
         "network": loaded.network.to_dict(),
         "representation": loaded.representation.to_dict(),
         "preprocessing": loaded.preprocessing.to_dict(),
@@ -78,6 +81,16 @@ def _history(path: Path) -> History:
         return read_history(path)
     except InputError:
         return ()
+
+
+def _keys(path: Path) -> Facts:
+    """Which images an HDF5 file of ours holds."""
+    from cellkit.io.histories import read_histories
+
+    for kind in ("maps", "labels"):
+        with contextlib.suppress(InputError):
+            return {kind: list(read_histories(path, kind))}
+    return {}
 
 
 def _reading(name: str) -> Facts:

@@ -42,4 +42,4 @@ def postprocess(
     with places.opened(output, "labels", on_exists, suffix, taken) as sink:
         outcomes = stages.postprocess(inputs.predictions(paths), overrides, workers=workers, is_done=sink.is_done)
         tally = reporting.deliver(outcomes, sink, total=None, quiet=quiet, as_json=as_json)
-    tally.check(inputs.named(predictions))
+    tally.check(inputs.named(predictions), output)

@@ -43,4 +43,4 @@ def predict(
         ready = running.open_model(model, device, precision, chosen)
         outcomes = stages.predict(sources, ready, chosen, is_done=sink.is_done)
         tally = reporting.deliver(outcomes, sink, total=total, quiet=quiet, as_json=as_json)
-    tally.check(inputs.named(images))
+    tally.check(inputs.named(images), output)

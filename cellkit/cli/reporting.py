@@ -8,15 +8,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from cellkit.errors import CellkitError, NoInputError, PartialError, UsageError
+from cellkit.io.sinks import STREAM, Sink, names_folder
 from cellkit.stages.outcomes import Failure, Skipped
-
-if TYPE_CHECKING:
-    from cellkit.io.sinks import Sink
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -24,7 +22,6 @@ T = TypeVar("T")
 NOTICE = 25  # between information and warnings: shown unless --quiet
 HEARTBEAT_SECONDS = 60.0  # between plain progress lines where there is no terminal
 FAILURES_NAMED = 3  # in the closing line; more are counted
-STREAM = "-"
 
 
 def set_up_logging(verb: str, verbose: int, quiet: bool) -> None:
@@ -56,6 +53,11 @@ class _Lines(logging.Formatter):
         return f"cellkit {self.verb}: {level}{record.getMessage()}{trace}"
 
 
+def counted_images(number: int) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} image" + ("" if number == 1 else "s")
+
+
 def notice(text: str) -> None:
     """A line that people should see, unless ``--quiet``."""
     log.log(NOTICE, "%s", text)
@@ -74,8 +76,12 @@ class Tally:
         """Images that came."""
         return self.done + self.skipped + len(self.failures)
 
-    def check(self, subject: str, repair: str = "the others are done") -> None:
+    def check(self, subject: str, output: str = STREAM) -> None:
         """Raise what the exit code must tell.
+
+        Args:
+            subject: the inputs, in short.
+            output: as the user named it; a folder has a list of what failed.
 
         Raises:
             NoInputError: no image came at all.
@@ -90,7 +96,10 @@ class Tally:
             raise self.failures[0].error
         names = ", ".join(f.key for f in self.failures[:FAILURES_NAMED])
         names += ", ..." if len(self.failures) > FAILURES_NAMED else ""
-        raise PartialError(subject, f"{len(self.failures)} of {self.total} images failed: {names}", repair)
+        hints = ["the others are done"] if len(self.failures) < self.total else []
+        hints += ["failed.tsv says why"] if output != STREAM and names_folder(output) else []
+        problem = f"{len(self.failures)} of {self.total} images failed: {names}"
+        raise PartialError(subject, problem, "; ".join(hints) or None)
 
 
 def progress(items: Iterable[T], total: int | None, quiet: bool, unit: str = "image") -> Iterator[T]:
@@ -135,18 +144,18 @@ def deliver(outcomes: Iterable[Any], sink: Sink, *, total: int | None, quiet: bo
         as_json: one line of JSON per image on stdout.
     """
     tally, cells, start = Tally(), 0, time.monotonic()
-    counted = as_json or log.isEnabledFor(logging.INFO)
+    counting = as_json or log.isEnabledFor(logging.INFO)
     for item in progress(outcomes, total, quiet):
         outcome = _written(item, sink)
-        count = getattr(outcome, "count", None) if counted else None
+        count = getattr(outcome, "count", None) if counting else None
         cells += count or 0
-        _note(outcome, tally, count, alone=total == 1)
+        _note(outcome, tally, count)
         if as_json:
             sys.stdout.write(json.dumps(_as_json(outcome, count), ensure_ascii=False) + "\n")
             sys.stdout.flush()  # whoever reads the lines waits for them
     found = f"; {cells} cells" if cells else ""
     parts = f"{tally.done} done, {tally.skipped} up to date, {len(tally.failures)} failed{found}"
-    log.info("%d images: %s; %.1f s", tally.total, parts, time.monotonic() - start)
+    log.info("%s: %s; %.1f s", counted_images(tally.total), parts, time.monotonic() - start)
     return tally
 
 
@@ -164,11 +173,14 @@ def _written(item: Any, sink: Sink) -> Any:  # noqa: ANN401 - any result with a 
     return item
 
 
-def _note(outcome: Any, tally: Tally, count: int | None, *, alone: bool) -> None:  # noqa: ANN401
+def _note(outcome: Any, tally: Tally, count: int | None) -> None:  # noqa: ANN401
+    """Count and say what became of an image; the failure of the only one ends the run, and is said there."""
+    if tally.total == 1 and tally.failures:
+        log.warning("%s", tally.failures[0].error)
     match outcome:
         case Failure():
             tally.failures.append(outcome)
-            if not alone:  # the only image: its error ends the run, and is said there
+            if tally.total > 1:
                 log.warning("%s", outcome.error)
         case Skipped():
             tally.skipped += 1

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from cellkit import stages
 from cellkit.cli.inputs import STREAM, label_images
-from cellkit.cli.reporting import progress
+from cellkit.cli.reporting import counted_images, progress
 from cellkit.data.folders import frame_key, unmarked
 from cellkit.data.layouts import LabelRef, find_truth, read_names
 from cellkit.errors import GateError, NoInputError, OutputError, PartialError, UsageError
@@ -52,7 +52,7 @@ class Problems:
         if texts:
             more = f"; and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
             repair = None if allow_missing or not self.unmatched else "--allow-missing passes over missing names"
-            problem = f"{len(texts)} images not scored: {'; '.join(texts[:NAMED])}{more}"
+            problem = f"{counted_images(len(texts))} not scored: {'; '.join(texts[:NAMED])}{more}"
             raise PartialError(subject, problem, repair)
 
 

@@ -45,4 +45,4 @@ def segment(
         ready = running.open_model(model, device, precision, chosen)
         outcomes = stages.segment(sources, ready, chosen, overrides, workers=workers, is_done=sink.is_done)
         tally = reporting.deliver(outcomes, sink, total=total, quiet=quiet, as_json=as_json)
-    tally.check(inputs.named(images))
+    tally.check(inputs.named(images), output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from dataclasses import dataclass
 
@@ -57,7 +58,16 @@ def one_thread():
 
 
 @pytest.fixture
-def cellkit():
+def package_log():
+    """What a command sets up for its own process is gone after the test."""
+    log = logging.getLogger("cellkit")
+    before = (log.handlers[:], log.level, log.propagate)
+    yield
+    log.handlers[:], log.level, log.propagate = before
+
+
+@pytest.fixture
+def cellkit(package_log):
     """A function from arguments (and stdin) to what the command did."""
 
     def run(*arguments, stdin: bytes = b"", terminal: bool = False) -> Done:

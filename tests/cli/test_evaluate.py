@@ -115,7 +115,7 @@ def test_other_shape_is_a_failure_whatever_is_allowed(cellkit, truth, found):
     tifffile.imwrite(found / "b.tif", np.ones((9, 9), np.uint16))
     done = cellkit("evaluate", truth, found, "--allow-missing", "--json")
     assert done.code == 3
-    assert "1 images not scored: " in done.err
+    assert "1 image not scored: " in done.err
     assert "b.tif" in done.err or "b:" in done.err
     assert json.loads(done.text)["n_images"] == 1
 

@@ -9,6 +9,8 @@ import tifffile
 import torch
 
 from cellkit import __version__
+from cellkit.config import NetworkSpec
+from cellkit.networks import build
 
 
 def test_installation(cellkit):
@@ -22,7 +24,8 @@ def test_installation(cellkit):
 def test_bundled_model_has_a_card(cellkit):
     facts = json.loads(cellkit("info", "nuclei", "--json").text)
     assert facts["representation"]["name"] == "flow"
-    assert facts["parameters"] > 100_000
+    network = build(NetworkSpec.from_dict(facts["network"]))
+    assert facts["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert facts["network"]["outputs"] == 3
 
 
@@ -41,6 +44,7 @@ def test_output_tells_the_commands_that_made_it(cellkit, tmp_path, crops, model)
         (record,) = json.loads(cellkit("info", tmp_path / output, "--json").text)["history"]
         assert (record["verb"], record["model"], record["arguments"]) == (verb, "nuclei", {"diameter": 40.0})
         assert record["input_digest"]
+    assert json.loads(cellkit("info", tmp_path / "a.h5", "--json").text)["maps"] == ["2cfa61bef6542dd3"]
     text = cellkit("info", tmp_path / "b.tif").text
     assert "axes: YX\n" in text
     assert "history:\n  1.\n    verb: segment\n" in text

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from cellkit.cli.app import TerminatedError
 from cellkit.io.labels import read_labels
 from cellkit.io.sinks import FolderSink
 
@@ -122,12 +123,15 @@ def test_rerun_from_a_stream_tells_images_apart(cellkit, tmp_path, model):
     assert "was made by other settings or of another input" in done.err
 
 
-def test_interrupted_run_goes_on(cellkit, tmp_path, crops, monkeypatch):
+@pytest.mark.parametrize(
+    ("stop", "code", "word"), [(KeyboardInterrupt, 130, "interrupted"), (TerminatedError, 143, "terminated")]
+)
+def test_interrupted_run_goes_on(cellkit, tmp_path, crops, monkeypatch, stop, code, word):
     write, written = FolderSink.write, []
 
     def stop_at_the_third(self, item):
         if len(written) == 2:
-            raise KeyboardInterrupt
+            raise stop
         written.append(item.key)
         write(self, item)
 
@@ -135,8 +139,8 @@ def test_interrupted_run_goes_on(cellkit, tmp_path, crops, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(FolderSink, "write", stop_at_the_third)
         stopped = cellkit(*command)
-    assert stopped.code == 130
-    assert stopped.err == "cellkit segment: error: interrupted (run the same command again to go on)\n"
+    assert stopped.code == code
+    assert stopped.err == f"cellkit segment: error: {word} (run the same command again to go on)\n"
     assert names(tmp_path / "out") == sorted(f"{key}.tif" for key in written)  # no parts, no lock
     resumed = [json.loads(line) for line in cellkit(*command).text.splitlines()]
     assert [line["status"] for line in resumed] == ["up to date", "up to date", "done", "done"]
@@ -246,7 +250,7 @@ def test_verbose_says_what_runs(cellkit, tmp_path, crops):
     assert what.endswith("scale 0.5")
     count = read_labels(str(tmp_path / "l.tif")).count
     assert cells == f"cellkit segment: 356d9903d16074f1: {count} cells"
-    assert summary.startswith("cellkit segment: 1 images: 1 done, 0 up to date, 0 failed")
+    assert summary.startswith("cellkit segment: 1 image: 1 done, 0 up to date, 0 failed")
 
 
 def test_binary_is_refused_by_a_terminal(cellkit, crops):
@@ -280,3 +284,20 @@ def test_python_is_the_same_door(cellkit, tmp_path, crops):
     image = crops / "images" / "2dd3356f2dcf470a.png"
     assert cellkit("segment", image, "-o", tmp_path / "l.tif", "-q").code == 0
     assert np.array_equal(package.segment(iio.imread(image)), tifffile.imread(tmp_path / "l.tif"))
+
+
+def test_failures_are_told_once(cellkit, tmp_path, model):
+    for name in "ab":
+        (tmp_path / f"{name}.tif").write_bytes(b"no image")
+    command = ("segment", "-m", model, "-o", f"{tmp_path / 'out'}/")
+    alone = cellkit(*command, tmp_path / "a.tif")
+    problem = "is not an image (TIFF, PNG, JPEG and HDF5 can be read)"
+    assert (alone.code, alone.err) == (5, f"cellkit segment: error: {tmp_path / 'a.tif'}: {problem}\n")
+    both = cellkit(*command, tmp_path / "a.tif", tmp_path / "b.tif")
+    assert both.code == 3
+    assert both.err == (
+        f"cellkit segment: warning: {tmp_path / 'a.tif'}: {problem}\n"
+        f"cellkit segment: warning: {tmp_path / 'b.tif'}: {problem}\n"
+        f"cellkit segment: error: {tmp_path / 'a.tif'}, {tmp_path / 'b.tif'}: 2 of 2 images failed: a, b "
+        "(failed.tsv says why)\n"
+    )
