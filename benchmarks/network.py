@@ -16,7 +16,7 @@ from cellkit.stages.prediction import PredictSettings, tiling_of
 
 NAME = "network"
 GOAL = Goal("faster", 2.0)
-ROUNDS = {True: 5, False: 3}  # for ten images, and for the large one
+ROUNDS = {True: 3, False: 2}  # for ten images, and for the large one: the peer takes a minute each
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:

@@ -87,3 +87,9 @@ def test_torch_is_imported_only_when_it_is_needed(statement):
     code = f"import sys; {statement}; print(sorted({{'torch', 'numpy', 'scipy', 'skimage'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_scoring_does_not_wait_for_torch():
+    code = "import sys; from cellkit.cli import scoring; scoring.stages.evaluate; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -15,7 +16,7 @@ from rich.table import Table
 from cellkit import stages
 from cellkit.cli import running
 from cellkit.cli.reporting import progress
-from cellkit.data.layouts import find_pairs
+from cellkit.data.layouts import LabelRef, find_pairs
 from cellkit.io.atomic import written_whole
 from cellkit.io.images import ReadOptions, read_image
 from cellkit.io.labels import LabelImage
@@ -58,7 +59,7 @@ def run_demo(output: str, model: str, device: str, *, quiet: bool) -> None:
         )
 
 
-def _draw(results: list[LabelImage], images: dict[str, str], truth: dict) -> NDArray[np.uint8]:  # type: ignore[type-arg]
+def _draw(results: list[LabelImage], images: dict[str, str], truth: Mapping[str, LabelRef]) -> NDArray[np.uint8]:
     pictures = []
     for result in results:
         image = read_image(images[result.key], ReadOptions())

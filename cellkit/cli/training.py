@@ -17,7 +17,7 @@ from cellkit.data.augment import Augmentation
 from cellkit.data.dataset import Dataset, Pair, merge
 from cellkit.data.layouts import find_pairs, read_names, select
 from cellkit.data.splits import split
-from cellkit.engine import FitSettings
+from cellkit.engine import FitSettings, distributed
 from cellkit.errors import NoInputError, OutputError, UsageError
 from cellkit.io.atomic import check_writable
 from cellkit.stages.pretraining import ModelSettings, Recipe, TrainingFiles, pretrain
@@ -49,7 +49,7 @@ def recipe(
     """All settings of a training from its options and ``--set`` texts."""
     values = assignments(texts, TRAINING, OPTIONS["pretrain"])
     model = apply(ModelSettings, values, network=network, representation=representation)
-    preprocessing = apply(Preprocessing, values, diameter=diameter, channels=model.channels, colour=model.colour)
+    preprocessing = apply(Preprocessing, values, diameter=diameter)
     decoding = names_of(*DECODING)
     for kind in DECODING:
         apply(kind, values).check()
@@ -156,6 +156,8 @@ def run(
         overwrite=on_exists == "overwrite",
         quiet=quiet,
     )
+    if not distributed.is_main():
+        return
     if result is None:
         reporting.notice(f"{path} is up to date")
         return

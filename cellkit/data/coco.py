@@ -10,9 +10,9 @@ from typing import Any
 
 from pycocotools import mask as coco_masks
 
-from cellkit.data.run_lengths import RunLength
 from cellkit.data.truth import Truth, check_shape, flatten
 from cellkit.errors import InputError
+from cellkit.ops.run_lengths import RunLength
 
 POLYGON_NUMBERS = 6  # three points; pycocotools would take four numbers for a box
 REPAIR = "check the file against the COCO format"

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_masks
 
-from cellkit.data.run_lengths import RunLength, pixels_of
 from cellkit.errors import InputError
 from cellkit.io.images import read_images
 from cellkit.io.labels import read_labels
+from cellkit.ops.run_lengths import RunLength, pixels_of
 
 LARGEST = int(np.iinfo(np.int32).max)
 

@@ -61,11 +61,19 @@ class Prepared:
 
 
 def scale_of(preprocessing: Preprocessing, diameter: float | None) -> float:
-    """Map pixels per source pixel: working diameter over the user's diameter."""
+    """Map pixels per source pixel: working diameter over the user's diameter.
+
+    Raises:
+        UsageError: a diameter that no image can have.
+    """
     if diameter is None:
         return 1.0
-    scale = (preprocessing.diameter or REFERENCE_DIAMETER) / diameter
-    return float(np.clip(scale, 1 / LARGEST_SCALE_CHANGE, LARGEST_SCALE_CHANGE))
+    working = preprocessing.diameter or REFERENCE_DIAMETER
+    least, most = working / LARGEST_SCALE_CHANGE, working * LARGEST_SCALE_CHANGE
+    if not least <= diameter <= most:
+        problem = f"{diameter:g} px is beyond what a model of {working:g} px can be rescaled to"
+        raise UsageError("--diameter", problem, f"give {least:g} to {most:g}")
+    return working / diameter
 
 
 def tiling_of(settings: PredictSettings, preprocessing: Preprocessing) -> Tiling:

@@ -23,7 +23,7 @@ from cellkit.data.augment import Augmentation
 from cellkit.data.examples import Targets
 from cellkit.data.layouts import Pair
 from cellkit.data.training import Loading, TrainingSet
-from cellkit.engine import Device, FitResult, FitSettings, RunFiles, fit, prepare, set_seed
+from cellkit.engine import Device, FitResult, FitSettings, RunFiles, distributed, fit, prepare, set_seed
 from cellkit.errors import ModelError, UsageError
 from cellkit.io.checkpoints import Checkpoint, load_checkpoint, model_path, save_checkpoint
 from cellkit.methods import Supervised
@@ -44,8 +44,6 @@ class ModelSettings(Spec):
         network: a name of the networks.
         representation: a name of the representations.
         widths: feature channels per level, shallowest first.
-        channels: channels of the input.
-        colour: rgb: grey images are repeated and RGB is taken as it is; as-is: channel counts must match.
         kaiming: Kaiming-normal initial weights, else torch's own.
         init: a model whose weights, of the same network, are the initial ones.
         batch: crops per step.
@@ -55,8 +53,6 @@ class ModelSettings(Spec):
     network: NetworkName = "unet"
     representation: RepresentationName = "flow"
     widths: tuple[int, ...] = (32, 64, 128, 256)
-    channels: int = 2
-    colour: str = "as-is"
     kaiming: bool = True
     init: str | None = None
     batch: int = 8
@@ -73,13 +69,19 @@ class Recipe:
     fit: FitSettings
     decoding: Settings = field(default_factory=dict)
 
-    def record(self, keys: Sequence[str]) -> Record:
-        """What the history says: the settings that shape the result, and a digest of the names of the images."""
+    def record(self, learn: Sequence[str], held: Sequence[str] = ()) -> Record:
+        """What the history says: the settings that shape the result, and a digest of the names of the images.
+
+        Args:
+            learn: names of the images to learn from.
+            held: names of those that choose the best weights.
+        """
         parts = (self.model, self.preprocessing, self.augmentation, self.fit)
         arguments = {name: value for part in parts for name, value in part.to_dict().items() if name not in SHAPELESS}
         arguments |= self.decoding
-        names = digest_of("\n".join(keys).encode())
-        return Record(verb="pretrain", arguments=arguments | {"images": len(keys)}, input_digest=names)
+        arguments |= {"images": len(learn), "validation_images": len(held)}
+        names = digest_of("\n".join((*learn, "", *held)).encode())
+        return Record(verb="pretrain", arguments=arguments, input_digest=names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,7 @@ def pretrain(
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
     """
     files = TrainingFiles(output=output)
-    history: History = (recipe.record([pair.key for pair in pairs]),)
+    history: History = (recipe.record([pair.key for pair in pairs], [pair.key for pair in held]),)
     if not overwrite and _is_done(output, history):
         return None
     resume = None if overwrite else _state(files.last, history)
@@ -152,7 +154,7 @@ def pretrain(
         score="ap_dsb" if held else None,
         quiet=quiet,
     )
-    if result.finished:
+    if result.finished and distributed.is_main():
         _finish(files)
     return result
 
@@ -183,7 +185,10 @@ def _method(pairs: Sequence[Pair], recipe: Recipe, device: Device) -> tuple[Supe
     model = recipe.model
     representation = REPRESENTATIONS[model.representation]
     spec = NetworkSpec(
-        name=model.network, channels=model.channels, outputs=representation.channels, widths=model.widths
+        name=model.network,
+        channels=recipe.preprocessing.channels,
+        outputs=representation.channels,
+        widths=model.widths,
     )
     network = prepare(_initial(spec, model), device).train()
     data = TrainingSet(

@@ -215,3 +215,26 @@ def test_killed_again_and_again_at_random_steps(tmp_path, crops, uninterrupted, 
             process.stderr.read()
         assert not output.exists()
     check_resumed(crops, output, uninterrupted, command)
+
+
+def test_two_processes_of_torchrun_make_one_checkpoint(tmp_path, crops):
+    output = tmp_path / "m.ckpt"
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cellkit")
+    command = [str(word) for word in (*launcher, *train(crops, output, "--val", "0.25"))]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.ckpt", "m.last.ckpt", "m.metrics.csv"]
+    assert load_checkpoint(output).history[0].arguments["steps"] == STEPS
+    assert done.stderr.count(f"{output} is written: {STEPS} steps") == 1
+
+
+def test_other_validation_images_are_another_run(cellkit, tmp_path, crops):
+    names = sorted(path.stem for path in (crops / "images").iterdir())
+    for held in names[:2]:
+        (tmp_path / f"{held}.txt").write_text(held)
+    (tmp_path / "learn.txt").write_text("\n".join(names[2:]))
+    command = train(crops, tmp_path / "m.ckpt", "--names", tmp_path / "learn.txt", "-q")
+    assert cellkit(*command, "--val", tmp_path / f"{names[0]}.txt").code == 0
+    other = cellkit(*command, "--val", tmp_path / f"{names[1]}.txt")
+    assert other.code == 2
+    assert "exists and was made by other settings" in other.err

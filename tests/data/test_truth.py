@@ -3,9 +3,9 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from cellkit.data.run_lengths import decode
 from cellkit.data.truth import LabelFile, MaskFiles, StackedLabels, encode, flatten, read_mask
 from cellkit.errors import InputError
+from cellkit.ops.run_lengths import decode
 
 
 @pytest.fixture

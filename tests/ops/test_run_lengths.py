@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_masks
 
-from cellkit.data.run_lengths import counts_of, decode
+from cellkit.ops.run_lengths import counts_of, decode
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.5, 0.99, 1.0])
