@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from cellkit.errors import InputError, NoInputError, UsageError
 from cellkit.io.images import ReadOptions
-from cellkit.io.keys import key_of, split_dataset, suffix_of
+from cellkit.io.keys import HDF5_SUFFIXES, key_of, split_dataset, suffix_of
 from cellkit.io.labels import LABEL_SUFFIXES, LabelImage, read_label_images
 from cellkit.io.maps import Prediction, read_predictions
 from cellkit.io.sources import (
@@ -25,7 +25,7 @@ from cellkit.io.streams import read_stream
 from cellkit.stages.outcomes import Failure
 
 STREAM = "-"
-MAP_SUFFIXES = (".h5", ".hdf5")
+
 SHOWN = 3  # inputs named in a message; the rest is counted
 
 
@@ -93,7 +93,7 @@ def _is_image(member: PurePosixPath) -> bool:
 
 def prediction_files(inputs: Sequence[str]) -> list[Path] | None:
     """Prediction files in order, or None for the stream."""
-    return None if is_stream(inputs) else files(inputs, MAP_SUFFIXES, "prediction files (.h5)")
+    return None if is_stream(inputs) else files(inputs, HDF5_SUFFIXES, "prediction files (.h5)")
 
 
 def predictions(paths: Sequence[Path] | None) -> Iterator[Prediction | Failure]:

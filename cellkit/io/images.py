@@ -53,6 +53,7 @@ class Image:
         pixel_size: micrometres per pixel, or None.
         rgb: the three channels are red, green and blue.
         digest: digest of the bytes of the file, or None.
+        guessed: what the metadata did not say and was guessed, in words.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Image:
     pixel_size: float | None = None
     rgb: bool = False
     digest: str | None = None
+    guessed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +175,7 @@ def _frame(reading: Reading, frame: int, key: str, digest: str) -> Image:
         pixel_size=stored.pixel_size,
         rgb=reading.rgb,
         digest=digest,
+        guessed=reading.guessed,
     )
 
 

@@ -15,7 +15,7 @@ from cellkit.errors import CellkitError, OutputError, UsageError
 from cellkit.io.atomic import lock, output_error, remove_leftovers, written_whole
 from cellkit.io.file_sinks import GroupedFileSink, SingleFileSink
 from cellkit.io.histories import stored_history
-from cellkit.io.keys import safe_key, suffix_of
+from cellkit.io.keys import HDF5_SUFFIXES, safe_key, suffix_of
 from cellkit.io.labels import LabelRows, write_labels
 from cellkit.io.maps import Prediction, PredictionWriter, to_bytes
 from cellkit.io.sink_base import BaseSink, Item, Kind, is_up_to_date, twice
@@ -28,7 +28,6 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "maps": (".h5", ".hdf5"),
     "labels": (".tif", ".tiff", ".ome.tif", ".ome.tiff", ".png", ".h5", ".hdf5"),
 }
-HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
 class Sink(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from cellkit.provenance import History, Record
 from cellkit.stages.large_images import LargePixels, is_large, rolling_maps
 from cellkit.stages.model import Model
 from cellkit.stages.outcomes import Failure, IsDone, Skipped, never_done
+
+log = logging.getLogger(__name__)
 
 REFERENCE_DIAMETER = 30.0  # px, for a model of any size (no working diameter) when the user gives a diameter
 SHAPELESS = frozenset({"batch", "oom_fallback"})  # settings that leave the result as it is
@@ -149,6 +152,7 @@ def read_all(sources: Iterable[Source], command: Command, is_done: IsDone) -> It
         UsageError: an output is there that can neither stay nor be overwritten.
     """
     finished = _finished(sources, command, is_done) if isinstance(sources, Sequence) else frozenset()
+    said: set[str] = set()
     for source in sources:
         if source.key in finished:
             yield Skipped(key=source.key, source=source.path)
@@ -159,11 +163,20 @@ def read_all(sources: Iterable[Source], command: Command, is_done: IsDone) -> It
                 if is_done(image.key, history):
                     yield Skipped(key=image.key, source=image.source)
                 else:
+                    _say_guesses(image, said)
                     yield prepare(image, command.model, command.settings, history)
         except UsageError:
             raise
         except CellkitError as error:
             yield Failure(key=source.key, source=source.path, error=error)
+
+
+def _say_guesses(image: Image, said: set[str]) -> None:
+    """Warn of what was guessed about an image; of a folder of such images once."""
+    for guess in image.guessed:
+        if guess not in said:
+            said.add(guess)
+            log.warning("%s: guessed: %s (said once; --dry-run tells for each image)", image.source, guess)
 
 
 def _finished(sources: Sequence[Source], command: Command, is_done: IsDone) -> frozenset[str]:

@@ -301,3 +301,17 @@ def test_failures_are_told_once(cellkit, tmp_path, model):
         f"cellkit segment: error: {tmp_path / 'a.tif'}, {tmp_path / 'b.tif'}: 2 of 2 images failed: a, b "
         "(failed.tsv says why)\n"
     )
+
+
+def test_what_is_guessed_is_said_once(cellkit, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        path = tmp_path / "in" / f"{name}.tif"
+        tifffile.imwrite(path, IMAGES["rgba"], photometric="rgb", extrasamples=["unassalpha"])
+    done = cellkit("segment", tmp_path / "in", "-o", f"{tmp_path / 'out'}/")
+    assert done.code == 0
+    told = [line for line in done.err.splitlines() if "guessed" in line]
+    assert told == [
+        f"cellkit segment: warning: {tmp_path / 'in' / 'a.tif'}: guessed: opacity (alpha) is left out "
+        "(said once; --dry-run tells for each image)"
+    ]
