@@ -23,6 +23,7 @@ ALLOWED = {  # room -> rooms it may import; its own is always allowed
     "networks": {"config", "errors", "ops"},
     "representations": {"config", "errors", "ops"},
     "metrics": {"config", "errors", "ops"},
+    "reports": {"config", "errors", "ops", "metrics", "provenance"},
     "engine": {"config", "errors", "overlap", "io"},  # of io only how files appear whole
 }
 BLOCKS = set(ALLOWED)

@@ -25,6 +25,7 @@ from cellkit.cli.postprocess import postprocess
 from cellkit.cli.predict import predict
 from cellkit.cli.pretrain import pretrain
 from cellkit.cli.segment import segment
+from cellkit.cli.view import view
 from cellkit.errors import CellkitError, InterruptedRunError
 
 VERBS: dict[str, Callable[..., Any]] = {  # in the order of the work
@@ -34,6 +35,7 @@ VERBS: dict[str, Callable[..., Any]] = {  # in the order of the work
     "predict": predict,
     "postprocess": postprocess,
     "evaluate": evaluate,
+    "view": view,
     "info": info,
 }
 

@@ -2,57 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from cellkit.cli import options as o
+from cellkit.cli import score_options as s
 
 
 def evaluate(
-    truth: Annotated[
-        str, typer.Argument(metavar="TRUTH", help="True labels: a folder, a file, or a dataset.", show_default=False)
-    ],
-    prediction: Annotated[
-        str,
-        typer.Argument(
-            metavar="PREDICTION", help="Predicted labels: folder, file, or - for a tar stream.", show_default=False
-        ),
-    ],
-    names: Annotated[
-        str | None, typer.Option("--names", metavar="FILE", help="Score the images listed in this file alone.")
-    ] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Pass over images that only one side has.")
-    ] = False,
+    truth: s.Truth = None,
+    prediction: s.Predicted = None,
+    names: s.Names = None,
+    allow_missing: s.AllowMissing = False,
+    coco_areas: s.CocoAreas = "coco",
+    max_dets: s.MaxDets = None,
+    categories: s.Categories = True,
+    surfaces: s.Surfaces = True,
+    group_by: s.GroupBy = None,
+    compare: s.Compare = None,
+    curve: s.Curve = None,
+    objects: s.Objects = None,
     as_json: o.Json = False,
-    csv: Annotated[
-        str | None, typer.Option("--csv", metavar="FILE", help="Write one row per image; - is stdout.")
-    ] = None,
-    fail_under: Annotated[
-        list[str] | None,
-        typer.Option("--fail-under", metavar="NAME=VALUE", help="Exit 6 when a score is below VALUE. Repeatable."),
-    ] = None,
+    csv: s.Csv = None,
+    markdown: s.Markdown = None,
+    html: s.Html = None,
+    images: s.Pictured = None,
+    fail_under: s.FailUnder = None,
+    fail_over: s.FailOver = None,
     workers: o.Workers = 2,
     verbose: o.Verbose = 0,
     quiet: o.Quiet = False,
 ) -> None:
     """Score predicted cells against true cells.
 
-    Pairs are matched by name. Reports ap_dsb, precision, recall and F1 at IoU .50 to .95, ctc/SEG, AJI, and IoU
-    and Dice of the foreground: per image (--csv), as means over images, and pooled over the set.
+    Pairs are matched by name. Reports COCO AP and AR, ap_dsb, precision, recall and F1 at IoU .50 to .95, PQ, ctc/SEG
+    and DET, AJI, IoU, Dice and surface distances of the foreground, splits and merges: per image, as means over
+    images with intervals, and pooled over the set. cellkit-metrics(7) defines each.
     """
-    from cellkit.cli import reporting, scoring
+    from cellkit.cli import reporting, scoring, verdicts
 
     reporting.set_up_logging("evaluate", verbose, quiet)
-    scoring.check_outputs(csv, as_json=as_json)
-    gates = scoring.parse_gates(fail_under)
-    report, problems = scoring.score_all(truth, prediction, names, workers=workers, quiet=quiet)
-    if csv:
-        scoring.write_csv(report, csv)
-    if as_json:
-        scoring.write_json(report)
-    elif csv != "-":
-        scoring.write_table(report)
-    problems.check(prediction, allow_missing=allow_missing)
-    scoring.check_gates(report, gates)
+    if curve is not None:
+        return verdicts.fit_curves(curve, (truth, prediction, compare), as_json=as_json)
+    outputs = verdicts.Outputs(csv=csv, objects=objects, markdown=markdown, html=html, as_json=as_json, images=images)
+    coco = scoring.coco_settings(coco_areas, max_dets, categories=categories)
+    request = verdicts.Request(
+        truth=truth, names=names, coco=coco, surfaces=surfaces, group_by=group_by, workers=workers, quiet=quiet
+    )
+    gates = scoring.parse_gates("--fail-under", fail_under, coco) + scoring.parse_gates("--fail-over", fail_over, coco)
+    if compare is not None:
+        return verdicts.compare(request, prediction, compare, outputs, gates, allow_missing=allow_missing)
+    return verdicts.score(request, prediction, outputs, gates, allow_missing=allow_missing)

@@ -11,7 +11,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ FORMATS = {  # section of cellkit-formats(5) -> modules that read and write the 
     "STREAMS": ("cellkit.io.streams",),
     "HISTORY": ("cellkit.provenance",),
 }
+READING = """Every metric has one value per image, and for a set the mean over the images that define it. \
+pooled/NAME is the value of the counts summed over all images, as if they were one large image. A value that is not \
+defined (-, an empty cell or null in files) is left out of means, and fails every gate. Metrics of labels come from \
+one table of the pixels that each true and each predicted object share; a name with @ has one value per IoU \
+threshold, 0.5 to 0.95 in steps of 0.05."""
+SEE_ALSO = {"evaluate": ", \\fBcellkit\\-metrics\\fR(7)"}
+OUTLINES = {
+    "hd95": ("hd95", "hd95_um"),
+    "asd": ("asd", "asd_um"),
+}  # function of metrics.surfaces -> names of its values
+COCO_NAMES = ("coco/segm/AP", "AP50", "AP75", "APs", "APm", "APl", "AR", "AR50", "AR75", "ARs", "ARm", "ARl", "AR@N")
+CODE_SECTIONS = ("Args:", "Returns:", "Raises:")  # of docstrings: for programmers
 EXIT_CODES = """0 done; 1 a bug; 2 usage; 3 some images failed, the others are written; 4 no input matched; \
 5 input or model unreadable; 6 a score below --fail-under; 75 another run holds the output; 130 or 143 interrupted \
 after a clean save; 137 out of memory."""
@@ -43,6 +56,7 @@ def generate() -> dict[str, str]:
     for name, command in group.commands.items():
         pages[f"man/man1/cellkit-{name}.1"] = _verb_page(name, command)
     pages["man/man5/cellkit-formats.5"] = _formats_page()
+    pages["man/man7/cellkit-metrics.7"] = _metrics_page()
     for shell, file in SHELLS.items():
         pages[f"completions/{file}"] = _completion(shell)
     return pages
@@ -68,7 +82,8 @@ def _verb_page(name: str, command: Any) -> str:  # noqa: ANN401
             lines += [f".SH {title}", *(line for p in parameters for line in _parameter(p))]
     if name in SETTINGS:
         lines += [".SH SETTINGS", "For \\fB\\-\\-set\\fR \\fINAME=VALUE\\fR, with their defaults:", *_settings(name)]
-    lines += [".SH EXIT STATUS", _roff(EXIT_CODES), ".SH SEE ALSO", "\\fBcellkit\\fR(1), \\fBcellkit\\-formats\\fR(5)"]
+    see_also = "\\fBcellkit\\fR(1), \\fBcellkit\\-formats\\fR(5)" + SEE_ALSO.get(name, "")
+    lines += [".SH EXIT STATUS", _roff(EXIT_CODES), ".SH SEE ALSO", see_also]
     return "\n".join(lines) + "\n"
 
 
@@ -85,6 +100,41 @@ def _formats_page() -> str:
         texts = [inspect.getdoc(importlib.import_module(module)) or "" for module in modules]
         lines += [f".SH {title}", *_prose("\n\n".join(texts))]
     return "\n".join(lines) + "\n"
+
+
+def _metrics_page() -> str:
+    """Each metric is defined where it is computed: in the docstring of its function."""
+    metrics = importlib.import_module("cellkit.metrics")
+    matching = importlib.import_module("cellkit.metrics.matching")
+    outlines = importlib.import_module("cellkit.metrics.surfaces")
+    coco = importlib.import_module("cellkit.metrics.coco")
+    lines = _head("cellkit-metrics", "what the numbers of cellkit evaluate mean", section=7)
+    lines += [".SH DESCRIPTION", *_prose(READING)]
+    lines += [".SH METRICS OF LABELS", *_prose(inspect.getdoc(matching) or "")]
+    names = metrics.metric_names()
+    for name, metric in metrics.METRICS.items():
+        lines += _definition(_names_of(metric, names, name), metric)
+    lines += [".SH METRICS OF OUTLINES", *_prose(inspect.getdoc(outlines) or "")]
+    for function, values in OUTLINES.items():
+        lines += _definition(", ".join(values), getattr(outlines, function))
+    lines += [".SH METRICS OF A SET", *_definition(", ".join(COCO_NAMES) + "; coco/bbox/...", coco.accumulate)]
+    lines += [".SH SEE ALSO", "\\fBcellkit\\-evaluate\\fR(1)"]
+    return "\n".join(lines) + "\n"
+
+
+def _names_of(metric: Callable[[Any], Mapping[str, float]], names: Sequence[str], family: str) -> str:
+    """The names of the values that a metric gives, those of thresholds as first ... last."""
+    values = [name for name in metric(defaultdict(float)) if name in names]
+    at = [name for name in values if name.startswith(f"{family}@")]
+    alone = [name for name in values if name not in at]
+    return ", ".join(alone + ([f"{at[0]} ... {at[-1]}"] if at else []))
+
+
+def _definition(names: str, function: Callable[..., Any]) -> Iterator[str]:
+    """Heading and docstring of a metric; its first line is the definition in short."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    yield f".SS {_roff(names)}"
+    yield from _prose("\n\n".join(text for text in paragraphs if not text.startswith(CODE_SECTIONS)))
 
 
 def _prose(text: str) -> Iterator[str]:
@@ -127,7 +177,7 @@ def _value_name(parameter: Any) -> str:  # noqa: ANN401
 
 
 def _roff(text: str) -> str:
-    text = text.replace("\\", "\\\\").replace("-", "\\-").replace("'", "\\(aq")
+    text = text.replace("\\", "\\(rs").replace("-", "\\-").replace("'", "\\(aq").replace("^", "\\(ha")
     return "\\&" + text if text.startswith(".") else text  # a leading dot would be a request
 
 

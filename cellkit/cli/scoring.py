@@ -1,32 +1,32 @@
-"""What ``cellkit evaluate`` reads and prints."""
+"""What ``cellkit evaluate`` reads: gates, settings, and pairs of truth and prediction by name."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import TypeAlias
 
 from cellkit import stages
 from cellkit.cli.inputs import STREAM, label_images
 from cellkit.cli.reporting import counted_images, progress
 from cellkit.data.folders import frame_key, unmarked
 from cellkit.data.layouts import LabelRef, find_truth, read_names
+from cellkit.data.predicted import find_predicted
 from cellkit.errors import GateError, NoInputError, OutputError, PartialError, UsageError
-from cellkit.io.atomic import check_writable, written_whole
+from cellkit.io.atomic import check_writable
 from cellkit.io.keys import key_of
 from cellkit.io.labels import LabelImage
-from cellkit.metrics import ImageReport, SetReport, canonical_name, find_metric, summarise
+from cellkit.metrics import SetReport, canonical_name, find_metric
+from cellkit.metrics.coco import CocoSettings, coco_names, parse_areas
+from cellkit.stages.scoring import KINDS, Reference, Scored, ScoreSettings, set_report
 
-SHOWN_THRESHOLDS = ("0.5", "0.75", "0.9")  # of the ten; --json and --csv have all
+Prediction: TypeAlias = LabelImage | Reference | stages.Failure
+
+UNDER, OVER = "--fail-under", "--fail-over"
+EXAMPLES = {UNDER: "f1@0.5=0.8", OVER: "hd95=10"}
 NAMED = 5  # problems named in the closing error; the rest is counted
 
 
@@ -42,6 +42,10 @@ class Problems:
     failures: list[stages.Failure] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
 
+    def texts(self) -> list[str]:
+        """All of them, a line each."""
+        return [str(failure.error) for failure in self.failures] + self.unmatched
+
     def check(self, subject: str, *, allow_missing: bool) -> None:
         """Raise when not every image was scored.
 
@@ -56,43 +60,103 @@ class Problems:
             raise PartialError(subject, problem, repair)
 
 
-def parse_gates(texts: Sequence[str] | None) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """All scores of one prediction.
+
+    Attributes:
+        prediction: as the user named it.
+        references: the truth by key, those without a prediction too.
+        images: what was scored.
+        report: scores of the images and of the set.
+        problems: what was not scored.
+    """
+
+    prediction: str
+    references: dict[str, LabelRef]
+    images: list[Scored]
+    report: SetReport
+    problems: Problems
+
+
+def coco_settings(areas: str, max_dets: str | None, *, categories: bool) -> CocoSettings:
+    """How detections are judged, from the texts of the options.
+
+    Raises:
+        UsageError: no such area ranges, or no numbers of detections.
+    """
+    try:
+        numbers = tuple(int(part) for part in max_dets.split(",")) if max_dets else None
+    except ValueError:
+        raise UsageError("--max-dets", f"'{max_dets}' is no list of numbers", "e.g. 100 or 100,500,2000") from None
+    return CocoSettings(areas=parse_areas(areas), max_dets=numbers, categories=categories)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a score must reach, or must not go beyond.
+
+    Attributes:
+        option: ``--fail-under`` or ``--fail-over``.
+        name: of the score.
+        limit: the value.
+    """
+
+    option: str
+    name: str
+    limit: float
+
+    def is_met(self, value: float) -> bool:
+        """Whether a score is good enough; an undefined one is not."""
+        return value >= self.limit if self.option == UNDER else value <= self.limit
+
+
+def parse_gates(option: str, texts: Sequence[str] | None, coco: CocoSettings) -> list[Gate]:
     """``NAME=VALUE`` texts, checked before anything is scored.
 
     Raises:
         UsageError: no such metric, or no number.
     """
-    gates = {}
+    gates = []
+    others = [name for kind in KINDS for name in coco_names(coco, kind)]
     for text in texts or ():
         name, _, value = text.partition("=")
         try:
-            gate = float(value)
+            limit = float(value)
         except ValueError:
-            gate = math.nan
-        if math.isnan(gate):
-            raise UsageError("--fail-under", f"'{text}' is no NAME=VALUE", "e.g. --fail-under f1@0.5=0.8")
-        gates[canonical_name(name.strip())] = gate
+            limit = math.nan
+        if math.isnan(limit):
+            raise UsageError(option, f"'{text}' is no NAME=VALUE", f"e.g. {option} {EXAMPLES[option]}")
+        gates.append(Gate(option, canonical_name(name.strip(), others), limit))
     return gates
 
 
-def check_outputs(csv_file: str | None, *, as_json: bool) -> None:
+def check_outputs(files: Iterable[tuple[str, str | None]], *, as_json: bool) -> None:
     """Refuse before any work what could not be written at its end.
+
+    Args:
+        files: options and the files they name.
+        as_json: stdout carries JSON.
 
     Raises:
         UsageError: two documents for one stdout, or a file that cannot be written.
     """
-    if csv_file == STREAM and as_json:
-        raise UsageError("--csv", "stdout carries the JSON already", "write the table into a file")
-    if csv_file is not None and csv_file != STREAM:
-        try:
-            check_writable(Path(csv_file))
-        except OutputError as error:
-            raise UsageError(error.subject, error.problem, error.repair) from error
+    taken = "the JSON" if as_json else ""
+    for option, file in files:
+        if file == STREAM and taken:
+            raise UsageError(option, f"stdout carries {taken} already", "write one of them into a file")
+        if file == STREAM:
+            taken = f"what {option} writes"
+        elif file is not None:
+            try:
+                check_writable(Path(file))
+            except OutputError as error:
+                raise UsageError(error.subject, error.problem, error.repair) from error
 
 
 def score_all(
-    truth: str, prediction: str, names: str | None, *, workers: int, quiet: bool
-) -> tuple[SetReport, Problems]:
+    truth: str, prediction: str, names: str | None, settings: ScoreSettings, *, workers: int, quiet: bool
+) -> Scores:
     """Scores of all pairs, and what was wrong.
 
     Raises:
@@ -100,22 +164,32 @@ def score_all(
         CellkitError: the only pair failed: its own error.
     """
     references = find_truth(truth)
+    found = _predictions(truth, prediction, references)
     if names:
         references = _listed(references, names)
     problems = Problems()
-    reports: list[ImageReport] = []
-    predictions = _known(_named_alike(truth, prediction, references), references, problems, narrowed=names is not None)
-    outcomes = stages.evaluate(references, predictions, workers=workers)
+    images: list[Scored] = []
+    predictions = _known(found, references, problems, narrowed=names is not None)
+    outcomes = stages.evaluate(references, predictions, settings, workers=workers)
     for item in progress(outcomes, len(references), quiet):
         if isinstance(item, stages.Failure):
             problems.failures.append(item)
         else:
-            reports.append(item)
-    seen = {failure.key for failure in problems.failures} | {report.key for report in reports}
+            images.append(item)
+    seen = {failure.key for failure in problems.failures} | {image.report.key for image in images}
     problems.unmatched += [f"{key}: no prediction" for key in references if key not in seen]
-    if not reports:
+    if not images:
         raise _nothing(truth, prediction, problems)
-    return summarise(reports), problems
+    report = set_report(images, settings.coco)
+    return Scores(prediction=prediction, references=references, images=images, report=report, problems=problems)
+
+
+def _predictions(truth: str, prediction: str, references: dict[str, LabelRef]) -> Iterator[Prediction]:
+    """Predictions by the names of the truth, whatever form they have."""
+    found = None if prediction == STREAM else find_predicted(prediction, truth, references)
+    if found is None:
+        return _named_alike(truth, prediction, references)
+    return (Reference(key=key, labels=labels) for key, labels in found.items())
 
 
 def _nothing(truth: str, prediction: str, problems: Problems) -> Exception:
@@ -138,8 +212,8 @@ def _named_alike(truth: str, prediction: str, references: dict[str, LabelRef]) -
 
 
 def _known(
-    items: Iterator[LabelImage | stages.Failure], references: dict[str, LabelRef], problems: Problems, *, narrowed: bool
-) -> Iterator[LabelImage | stages.Failure]:
+    items: Iterator[Prediction], references: dict[str, LabelRef], problems: Problems, *, narrowed: bool
+) -> Iterator[Prediction]:
     """Predictions that have a truth; the others are a problem, unless names were chosen."""
     seen: set[str] = set()
     for item in items:
@@ -161,65 +235,14 @@ def _listed(references: dict[str, LabelRef], list_file: str) -> dict[str, LabelR
     return {key: references[key] for key in keys}
 
 
-def check_gates(report: SetReport, gates: dict[str, float]) -> None:
-    """Raise when a score is below its gate; an undefined score is.
+def check_gates(report: SetReport, gates: Sequence[Gate]) -> None:
+    """Raise when a score does not pass its gate; an undefined score does not.
 
     Raises:
         GateError: naming each score that failed.
     """
-    failed = [
-        f"{name} is {find_metric(report, name):.4f}, below {gate:g}"
-        for name, gate in gates.items()
-        if not find_metric(report, name) >= gate
-    ]
-    if failed:
-        raise GateError("--fail-under", "; ".join(failed))
-
-
-def write_json(report: SetReport) -> None:
-    """One JSON document on stdout; undefined values are null."""
-    document = {
-        "n_images": len(report.images),
-        "mean": _plain(report.mean),
-        "pooled": _plain(report.pooled),
-        "defined": report.defined,
-        "images": [{"image": image.key, **_plain(image.values)} for image in report.images],
-    }
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-
-
-def _plain(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
-
-
-def write_csv(report: SetReport, target: str) -> None:
-    """One row per image, to a file (whole or not at all) or stdout."""
-    buffer = io.StringIO()
-    rows = csv.DictWriter(buffer, ["image", *report.mean], lineterminator="\n")
-    rows.writeheader()
-    for image in report.images:
-        rows.writerow({"image": image.key} | {n: "" if math.isnan(v) else repr(v) for n, v in image.values.items()})
-    if target == STREAM:
-        sys.stdout.write(buffer.getvalue())
-        return
-    with written_whole(Path(target)) as path:
-        path.write_text(buffer.getvalue(), encoding="utf-8")
-
-
-def write_table(report: SetReport) -> None:
-    """Mean over images and value over the set, for people."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"{len(report.images)} images", no_wrap=True)
-    table.add_column("mean", justify="right")
-    table.add_column("pooled", justify="right")
-    for name in report.mean:
-        threshold = name.partition("@")[2]
-        if not threshold or threshold in SHOWN_THRESHOLDS:
-            table.add_row(name, _show(report.mean[name]), _show(report.pooled[name]))
-    Console(file=sys.stdout, width=100).print(table)
-
-
-def _show(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.0f}" if value == int(value) and value > 1 else f"{value:.4f}"
+    for option, side in ((UNDER, "below"), (OVER, "above")):
+        failed = [gate for gate in gates if gate.option == option and not gate.is_met(find_metric(report, gate.name))]
+        if failed:
+            texts = (f"{gate.name} is {find_metric(report, gate.name):.4f}, {side} {gate.limit:g}" for gate in failed)
+            raise GateError(option, "; ".join(texts))

@@ -24,6 +24,7 @@ from cellkit.io.sinks import open_sink
 from cellkit.io.sources import Source
 from cellkit.metrics import ImageReport, summarise
 from cellkit.ops.drawing import PREDICTION_COLOUR, TRUTH_COLOUR, overlay, sheet, to_rgb
+from cellkit.stages.scoring import Scored, ScoreSettings
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 COLUMNS = 3
@@ -40,15 +41,17 @@ def run_demo(output: str, model: str, device: str, *, quiet: bool) -> None:
     ready = running.open_model(model, device, "auto", stages.PredictSettings())
     results: list[LabelImage] = []
     with open_sink(f"{folder / 'labels'}/", "labels", "overwrite") as sink:
-        outcomes = stages.segment(sources, ready, stages.PredictSettings())
-        for outcome in progress(outcomes, len(sources), quiet):
+        segmented = stages.segment(sources, ready, stages.PredictSettings())
+        for outcome in progress(segmented, len(sources), quiet):
             if isinstance(outcome, stages.Failure):
                 raise outcome.error
             if isinstance(outcome, LabelImage):
                 sink.write(outcome)
                 results.append(outcome)
     truth = {key: pair.labels for key, pair in pairs.items()}
-    scores = [score for score in stages.evaluate(truth, results) if isinstance(score, ImageReport)]
+    settings = ScoreSettings(surfaces=False)
+    outcomes = stages.evaluate(truth, results, settings)
+    scores = [item.report for item in outcomes if isinstance(item, Scored)]
     picture = folder / "overlay.png"
     _write_png(picture, _draw(results, {key: pair.image for key, pair in pairs.items()}, truth))
     if not quiet:

@@ -24,6 +24,8 @@ TRUTH_FOLDERS = ("_GT", "_ST")  # gold and silver truth of the Cell Tracking Cha
 OBJECT = re.compile(r"(.+?)[_-](\d+)")
 FRAME = re.compile(r"t(\d+)")
 FRAME_LABELS = re.compile(r"man_seg_?(\d+)")
+SEQUENCE_TRUTH = re.compile(r"(\d{2,})(?:_GT|_ST)")
+FRAME_FOLDER = "SEG"
 
 
 def label_ref(name: str) -> LabelRef:
@@ -126,6 +128,25 @@ def _groups(folder: Path, stems: set[str]) -> dict[str, list[Path]]:
     return groups if stems & groups.keys() else {}
 
 
+def find_mask_files(root: Path, names: set[str]) -> dict[str, LabelRef]:
+    """One file per object, of images whose names are known: NAME_1, NAME_2, ... or a folder NAME/ or NAME/masks/.
+
+    Args:
+        root: folder of the files, or one with worms/ (instances/, objects/, masks/) in it.
+        names: stems of the images.
+
+    Returns:
+        by name; nothing when there are none.
+    """
+    for folder in (root, *(root / name for name in OBJECT_FOLDERS)):
+        groups = _groups(folder, names) if folder.is_dir() else {}
+        if groups:
+            inner = {name: folder / name / "masks" for name in groups}
+            files = {name: files_in(inner[name]) if inner[name].is_dir() else paths for name, paths in groups.items()}
+            return {name: _mask_files(paths) for name, paths in files.items()}
+    return {}
+
+
 def _object_dataset(layout: str, images: Sequence[Path], groups: dict[str, list[Path]]) -> Dataset:
     pairs = [
         Pair(key=image_key(image), image=str(image), labels=_mask_files(groups[stem]))
@@ -169,14 +190,29 @@ def find_sequences(root: Path) -> Dataset | None:
     folders = [root] if SEQUENCE.fullmatch(root.name) else folders_in(root)
     parts = []
     for folder in folders:
-        truths = (folder.parent / f"{folder.name}{end}" / "SEG" for end in TRUTH_FOLDERS)
+        truths = (folder.parent / f"{folder.name}{end}" / FRAME_FOLDER for end in TRUTH_FOLDERS)
         truth = next((path for path in truths if path.is_dir()), None)
         if truth is not None and SEQUENCE.fullmatch(folder.name):
-            parts.append((folder.name, _sequence(folder, truth)))
+            parts.append((folder.name, sequence(folder, truth)))
     return merge("01/ + 01_GT/SEG", parts) if parts else None
 
 
-def _sequence(folder: Path, truth: Path) -> Dataset:
+def frame_folder(root: Path) -> Path | None:
+    """01_GT/SEG, where the folder named is 01_GT or that one itself; else None."""
+    folder = root if root.name == FRAME_FOLDER else root / FRAME_FOLDER
+    return folder if folder.is_dir() and SEQUENCE_TRUTH.fullmatch(folder.absolute().parent.name) else None
+
+
+def image_folder(frames: Path) -> Path | None:
+    """The images 01/ of the truth 01_GT/SEG, if they are there."""
+    truth = frames.absolute().parent
+    match = SEQUENCE_TRUTH.fullmatch(truth.name)
+    images = truth.parent / match[1] if match else None
+    return images if images is not None and images.is_dir() else None
+
+
+def sequence(folder: Path, truth: Path) -> Dataset:
+    """The frames of 01/ and their labels in 01_GT/SEG."""
     images = files_in(folder)
     frames = {int(match[1]): path for path in images if (match := FRAME.fullmatch(stem_of(path)))}
     pairs, left = [], []

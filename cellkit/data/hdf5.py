@@ -16,6 +16,7 @@ IMAGE_NAMES = ("images", "image", "raw")
 LABEL_NAMES = ("labels", "label", "masks")
 LAYOUT = "HDF5 with images and labels"
 PLANE = 2  # axes of a label image
+COLOURS = (3, 4)  # channels of an image that is no stack of labels
 LABEL_STACK = 3  # axes of a stack of label images
 STACK_AXES = {3: "ZYX", 4: "ZYXC"}  # Z: the reader takes one plane of a stack
 
@@ -59,7 +60,7 @@ def _stack(path: Path, images: Any, labels: Any) -> Dataset:  # noqa: ANN401 - h
     image, stem = f"{path}::{images.name}", image_key(path)
     pairs = tuple(
         Pair(
-            key=f"{stem}_t{index:03d}" if len(labels) > 1 else stem,
+            key=_plane_key(stem, index, len(labels)),
             image=image,
             labels=StackedLabels(str(path), labels.name, index),
             axes=axes,
@@ -70,8 +71,14 @@ def _stack(path: Path, images: Any, labels: Any) -> Dataset:  # noqa: ANN401 - h
     return Dataset(layout=LAYOUT, pairs=pairs)
 
 
+def _plane_key(stem: str, index: int, count: int) -> str:
+    return f"{stem}_t{index:03d}" if count > 1 else stem
+
+
 def labels_in_hdf5(path: Path) -> dict[str, LabelRef]:
     """Label images of a file by key: in ``labels``, else ``KEY/labels``, else all two-dimensional integers.
+
+    Of a stack (N, H, W), the planes; their keys are those of :func:`find_hdf5`.
 
     Raises:
         InputError: the file is no HDF5.
@@ -79,6 +86,9 @@ def labels_in_hdf5(path: Path) -> dict[str, LabelRef]:
     """
     with _opened(path) as file:
         within = next((file[name] for name in LABEL_NAMES if name in file), None)
+        if isinstance(within, h5py.Dataset) and within.ndim == LABEL_STACK and within.shape[-1] not in COLOURS:
+            stem, count = image_key(path), len(within)
+            return {_plane_key(stem, i, count): StackedLabels(str(path), within.name, i) for i in range(count)}
         found = _datasets(within, path) if within is not None else _grouped(file, path) or _integer_images(file, path)
     if not found:
         raise NoInputError(path, "there are no labels in it", f"a dataset or group called {' or '.join(LABEL_NAMES)}")

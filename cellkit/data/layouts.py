@@ -7,17 +7,25 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cellkit.data.coco import read_coco
-from cellkit.data.dataset import Dataset, Pair, files_in, folders_in, image_key, merge, natural, stem_of
+from cellkit.data.coco import CocoLabels, read_coco
+from cellkit.data.coco_folders import coco_alone, coco_by_key, coco_dataset, find_coco
+from cellkit.data.dataset import Dataset, Pair, files_in, folders_in, image_key, merge, stem_of
 from cellkit.data.folders import (
-    ANNOTATION_FOLDERS,
+    LABEL_FOLDERS,
+    LABEL_MARKS,
+    OBJECT_FOLDERS,
+    OTHER_MARKS,
     find_beside,
     find_folders,
+    find_mask_files,
     find_object_folders,
     find_objects,
     find_sequences,
+    frame_folder,
     frame_key,
+    image_folder,
     label_ref,
+    sequence,
     unmarked,
 )
 from cellkit.data.hdf5 import find_hdf5, labels_in_hdf5
@@ -38,8 +46,8 @@ LAYOUTS = (
     "pairs.csv with the columns image,labels",
 )
 PAIRS_FILE = "pairs.csv"
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
 DEPTH = 3  # folders below the one named in which datasets are looked for
-IMAGE_FOLDER = "images"
 
 
 def find_pairs(root: str, *, pairs: str | None = None) -> Dataset:
@@ -61,7 +69,7 @@ def find_pairs(root: str, *, pairs: str | None = None) -> Dataset:
     path = Path(root)
     if not path.exists():
         raise NoInputError(root, "it does not exist", "check the path of the annotated images")
-    dataset = _find_in_folder(path, DEPTH) if path.is_dir() else _find_in_file(path)
+    dataset = find_in_folder(path, DEPTH) if path.is_dir() else _find_in_file(path)
     if dataset is None:
         raise NoInputError(root, "no annotated images are recognised", "known: " + "; ".join(LAYOUTS))
     if not dataset.pairs:
@@ -112,46 +120,145 @@ def find_truth(root: str) -> dict[str, LabelRef]:
     """Annotations alone, by the key of their image: for ``evaluate``.
 
     Args:
-        root: any of :data:`LAYOUTS`; or a folder of label files, or one label file.
+        root: any of :data:`LAYOUTS`; or a folder of label files, one label file, or a COCO file without its images.
+
+    Returns:
+        by key; those of COCO files have their crowds, and may be boxes alone.
 
     Raises:
         NoInputError: there is none.
-        InputError: as :func:`find_pairs`.
+        InputError: as :func:`find_pairs`; or two files annotate one image.
     """
     path = Path(split_dataset(root)[0])
     if not path.exists():
         raise NoInputError(root, "it does not exist", "check the path of the annotations")
     if not path.is_dir():
         return _truth_in_file(root)
-    found = _find_in_folder(path, DEPTH)
+    found = find_in_folder(path, DEPTH)
     if found is not None and found.pairs:
-        return {pair.key: pair.labels for pair in found.pairs}
-    labels = {_truth_key(file): label_ref(str(file)) for file in files_in(path, labels=True)}
+        return {pair.key: _scored(pair.labels) for pair in found.pairs}
+    labels = _frames(path) or _objects_beside_images(path) or labels_in_folder(path) or coco_alone(path)
     if not labels:
         raise NoInputError(root, "no labels are recognised", "label images; or " + "; ".join(LAYOUTS))
     return labels
+
+
+def find_images(root: str) -> dict[str, str]:
+    """Images of annotations that :func:`find_truth` finds, by the same keys: to draw scores upon.
+
+    Args:
+        root: as for :func:`find_truth`; of labels/, worms/ or 01_GT/SEG the images beside them are taken.
+
+    Returns:
+        path, or ``FILE.h5::/dataset``, by key; nothing where the layout has no images. Stacks of images are left out.
+
+    Raises:
+        InputError: as :func:`find_pairs`.
+    """
+    path = Path(split_dataset(root)[0])
+    if not path.exists() or path != Path(root):
+        return {}
+    dataset = find_in_folder(path, DEPTH) if path.is_dir() else _find_in_file(path)
+    if (dataset is None or not dataset.pairs) and path.is_dir():
+        dataset = _images_beside(path)
+    return {pair.key: pair.image for pair in dataset.pairs if pair.plane is None} if dataset is not None else {}
+
+
+def labels_in_folder(folder: Path) -> dict[str, LabelRef]:
+    """The label files of a folder by key, without flows and the like; NAME before NAME_masks before NAME_seg.npy.
+
+    JPEG cannot hold labels: such pictures are passed over, unless there is nothing else.
+
+    Raises:
+        InputError: two files annotate one image, and neither comes before the other.
+    """
+    files = files_in(folder, labels=True)
+    chosen: dict[str, Path] = {}
+    for file in [file for file in files if file.suffix.lower() not in LOSSY_SUFFIXES] or files:
+        key = truth_key(file)
+        if stem_of(file).endswith(OTHER_MARKS) or (key in chosen and _rank(chosen[key]) < _rank(file)):
+            continue
+        if key in chosen and _rank(chosen[key]) == _rank(file):
+            raise InputError(file, f"{chosen[key].name} annotates {key} too", "take one of them away")
+        chosen[key] = file
+    found: dict[str, LabelRef] = {}
+    for key, file in chosen.items():
+        found |= _labels_in_container(file) or {key: label_ref(str(file))}
+    return found
+
+
+def _rank(file: Path) -> int:
+    stem = stem_of(file)
+    return next((place for place, mark in enumerate(LABEL_MARKS, 1) if stem == unmarked(stem) + mark), 0)
+
+
+def _labels_in_container(file: Path) -> dict[str, LabelRef]:
+    """Label images of an HDF5 file; nothing when it is no such file or has none."""
+    try:
+        return labels_in_hdf5(file) if file.suffix.lower() in HDF5_SUFFIXES else {}
+    except (InputError, NoInputError):
+        return {}  # reading it says what is wrong, and costs no other file
+
+
+def _scored(labels: LabelRef) -> LabelRef:
+    return dataclasses.replace(labels, purpose="truth") if isinstance(labels, CocoLabels) else labels
+
+
+def _frames(path: Path) -> dict[str, LabelRef]:
+    """01_GT/SEG by the names of its images, where they are there too."""
+    folder = frame_folder(path)
+    if folder is None:
+        return {}
+    named = {label.name: key for key, label in _pairs_of_frames(folder).items()}
+    return {named.get(str(file)) or truth_key(file): label_ref(str(file)) for file in files_in(folder)}
+
+
+def _pairs_of_frames(folder: Path) -> dict[str, LabelRef]:
+    images = image_folder(folder)
+    return {pair.key: pair.labels for pair in sequence(images, folder).pairs} if images is not None else {}
+
+
+def _objects_beside_images(path: Path) -> dict[str, LabelRef]:
+    """worms/ with one file per object, whose images lie in images/ beside it."""
+    images = path.absolute().parent / "images"
+    if path.absolute().name not in OBJECT_FOLDERS or not images.is_dir():
+        return {}
+    stems = {stem_of(image): image_key(image) for image in files_in(images)}
+    return {stems[name]: labels for name, labels in find_mask_files(path, set(stems)).items()}
+
+
+def _images_beside(path: Path) -> Dataset | None:
+    """The data set to which 01_GT/SEG, labels/ or worms/ belong."""
+    frames = frame_folder(path)
+    images = image_folder(frames) if frames is not None else None
+    if frames is not None:
+        return sequence(images, frames) if images is not None else None
+    beside = path.absolute().name in {*LABEL_FOLDERS, *OBJECT_FOLDERS}
+    return find_in_folder(path.absolute().parent, 0) if beside else None
 
 
 def _truth_in_file(root: str) -> dict[str, LabelRef]:
     path = Path(split_dataset(root)[0])
     suffix = path.suffix.lower()
     if suffix == ".json":
-        coco = read_coco(path)
+        coco = read_coco(path, "truth")
         if coco is None:
             raise InputError(root, "the JSON is no COCO file", "it needs images and annotations")
-        return {image_key(Path(name).name): labels for name, labels in coco.items()}
+        return coco_by_key(coco)
     if suffix == ".csv":
         return {pair.key: pair.labels for pair in read_pairs(path).pairs}
     if suffix in HDF5_SUFFIXES and "::" not in root:
         return labels_in_hdf5(path)
-    return {_truth_key(path): label_ref(root)}
+    return {truth_key(path): label_ref(root)}
 
 
-def _truth_key(path: Path) -> str:
+def truth_key(path: Path) -> str:
+    """The key of the image that a label file annotates: t013 of man_seg013, NAME of NAME_masks."""
     return frame_key(stem_of(path)) or unmarked(stem_of(path))
 
 
-def _find_in_folder(root: Path, depth: int) -> Dataset | None:
+def find_in_folder(root: Path, depth: int) -> Dataset | None:
+    """The first layout that has pairs in a folder, or in folders up to ``depth`` below it; None when there is none."""
     if (root / PAIRS_FILE).is_file():
         return read_pairs(root / PAIRS_FILE)
     found = [dataset for detect in DETECTORS if (dataset := detect(root)) is not None]
@@ -165,7 +272,7 @@ def _find_below(root: Path, depth: int) -> Dataset | None:
     parts = [
         (folder.name, dataset)
         for folder in folders_in(root)
-        if (dataset := _find_in_folder(folder, depth - 1)) is not None and dataset.pairs
+        if (dataset := find_in_folder(folder, depth - 1)) is not None and dataset.pairs
     ]
     layouts = sorted({dataset.layout for _, dataset in parts})
     if len(parts) < 2:
@@ -175,48 +282,10 @@ def _find_below(root: Path, depth: int) -> Dataset | None:
 
 def _find_in_file(path: Path) -> Dataset | None:
     if path.suffix.lower() == ".json":
-        return _coco_dataset(path)
+        return coco_dataset(path)
     if path.suffix.lower() == ".csv":
         return read_pairs(path)
     return find_hdf5(path) if path.suffix.lower() in HDF5_SUFFIXES else None
-
-
-def _find_coco(root: Path) -> Dataset | None:
-    """COCO files in the folder or in its annotations/."""
-    folders = [root, *(root / name for name in ANNOTATION_FOLDERS)]
-    files = [path for folder in folders if folder.is_dir() for path in folder.glob("*.json")]
-    found = [
-        (path.stem, part) for path in sorted(files, key=natural) if (part := _coco_dataset(path, root)) is not None
-    ]
-    if len(found) < 2:
-        return found[0][1] if found else None
-    merged = merge(found[0][1].layout, found)
-    paired = {pair.image for pair in merged.pairs}
-    left = dict.fromkeys(path for path in merged.unpaired_images if path not in paired)
-    return dataclasses.replace(merged, unpaired_images=tuple(left))
-
-
-def _coco_dataset(path: Path, root: Path | None = None) -> Dataset | None:
-    coco = read_coco(path)
-    if coco is None:
-        return None
-    root = root or path.parent
-    searched = [root / IMAGE_FOLDER, root, *folders_in(root)]
-    found: dict[str, Path] = {}
-    for name in coco:
-        places = (folder / part for folder in searched for part in (name, Path(name).name))
-        there = next((place for place in places if place.is_file()), None)
-        if there is not None:
-            found[name] = there
-    pairs = [Pair(key=image_key(place), image=str(place), labels=coco[name]) for name, place in found.items()]
-    listed = {place.resolve() for place in found.values()}
-    beside = sorted({place.parent for place in found.values()}, key=natural)
-    return Dataset(
-        layout="COCO .json + images",
-        pairs=tuple(sorted(pairs, key=lambda pair: natural(pair.image))),
-        unpaired_images=tuple(str(p) for folder in beside for p in files_in(folder) if p.resolve() not in listed),
-        unpaired_labels=tuple(labels.name for name, labels in coco.items() if name not in found),
-    )
 
 
 def _find_hdf5_files(root: Path) -> Dataset | None:
@@ -226,7 +295,7 @@ def _find_hdf5_files(root: Path) -> Dataset | None:
 
 
 DETECTORS: tuple[Callable[[Path], Dataset | None], ...] = (
-    _find_coco,
+    find_coco,
     find_objects,  # keeps overlapping objects, so it goes before flat label images
     find_folders,
     find_object_folders,

@@ -1,6 +1,8 @@
-"""Aggregated Jaccard index, as published and one-to-one."""
+"""Aggregated Jaccard index: as published, one-to-one, and over IoU thresholds."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,25 +10,24 @@ from numpy.typing import NDArray
 from cellkit.metrics.assignment import assign
 from cellkit.metrics.counting import Counts, Values, quotient
 from cellkit.metrics.intersections import Integers, Intersections
+from cellkit.metrics.matching import MATCHED_PIXELS
 
 TIE = 1e-9  # weighs less than any difference of IoU, more than rounding
 
 
 def count_aji(table: Intersections) -> Counts:
-    """Aggregated intersection and union of both indices, in pixels."""
+    """Aggregated intersections and unions, in pixels: of each truth object's best partner, and of one-to-one pairs."""
     best = _best_pairs(table)
     intersection = table.pixels[best].sum()
     missed = np.ones(table.truth_ids.size, bool)
     missed[table.truth[best]] = False
     union = table.unions[best].sum() + table.truth_areas[missed].sum()
-    union += table.predicted_areas[~_used(table)].sum()
-    objects = int(table.truth_areas.sum() + table.predicted_areas.sum())
-    shared = int(table.pixels[_one_to_one(table)].sum())
+    union += table.predicted_areas[~_used(table, best)].sum()
     return {
+        "object_pixels": float(table.truth_areas.sum() + table.predicted_areas.sum()),
         "aji_intersection": float(intersection),
         "aji_union": float(union),
-        "aji_plus_intersection": float(shared),
-        "aji_plus_union": float(objects - shared),
+        "aji_plus_intersection": float(table.pixels[_one_to_one(table)].sum()),
     }
 
 
@@ -53,28 +54,57 @@ def aji_plus(counts: Counts) -> Values:
 
     Source: Graham et al. 2019, HoVer-Net; its public ``get_fast_aji_plus``.
     """
-    return {"aji_plus": quotient(counts["aji_plus_intersection"], counts["aji_plus_union"])}
+    shared = counts["aji_plus_intersection"]
+    return {"aji_plus": quotient(shared, counts["object_pixels"] - shared)}
+
+
+def maji(counts: Counts) -> Values:
+    """Mean over t = 0.50:0.05:0.95 of the aggregated Jaccard index whose pairs must reach the IoU t.
+
+    aji@t = C / U with C = sum over matched pairs of |G ∩ S| and U = sum of |G ∪ S| + areas of all truth and all
+    predicted objects left over; maji = (aji@0.50 + aji@0.55 + ... + aji@0.95) / 10. The pairs are those of
+    ``ap_dsb@t``: one to one, IoU >= t (Scellseg takes AP and AJI from one matching); a pair below t shares nothing, and
+    both objects add their areas to U. Of a cell cut into exact halves one half is matched at 0.5; either choice is
+    worth the same. Per image, then mean over images; pooled: C and U summed over images for each t. Empty truth or
+    empty prediction: 0; both: NaN.
+
+    The paper's code computes one index at 0.5 instead, over the union of the foregrounds; the equation counts here.
+
+    Source: Xun et al., Scellseg, eq. 5; the index itself: Kumar et al. 2017.
+    """
+    objects = counts["object_pixels"]
+    shared = [counts[name] for name in MATCHED_PIXELS]
+    return {"maji": math.fsum(quotient(c, objects - c) for c in shared) / len(shared)}
 
 
 def _best_pairs(table: Intersections) -> Integers:
     """For each truth object that any prediction touches, a pair of the largest IoU, then intersection."""
-    order = np.lexsort((table.pixels, table.iou, table.truth))
-    last = np.diff(table.truth[order], append=-1) != 0
-    best: Integers = order[last]
+    if table.truth.size == 0:
+        return table.truth
+    firsts = table.truth_firsts
+    largest = np.zeros(table.truth_ids.size)
+    largest[table.truth[firsts]] = np.maximum.reduceat(table.iou, firsts)
+    best = np.flatnonzero(table.iou == largest[table.truth])
+    if best.size > firsts.size:
+        best = best[np.lexsort((table.pixels[best], table.truth[best]))]
+        best = best[np.diff(table.truth[best], append=-1) != 0]
     return best
 
 
-def _used(table: Intersections) -> NDArray[np.bool_]:
-    """(M,) the predictions that are chosen by a truth object."""
-    best = _best_pairs(table)
-    best_of = np.empty(table.truth_ids.size, np.int64)
+def _used(table: Intersections, best: Integers) -> NDArray[np.bool_]:
+    """(M,) the predictions that are chosen by a truth object; those that tie with its best pair are as good."""
+    best_of = np.zeros(table.truth_ids.size, np.int64)
     best_of[table.truth[best]] = best
     rival = best_of[table.truth]
-    tied = (table.iou == table.iou[rival]) & (table.pixels == table.pixels[rival])
-    free = np.bincount(table.truth[tied], minlength=table.truth_ids.size)[table.truth] > 1
+    tied = np.flatnonzero((table.iou == table.iou[rival]) & (table.pixels == table.pixels[rival]))
     used = np.zeros(table.predicted_ids.size, bool)
-    used[table.predicted[tied & ~free]] = True
-    options = np.flatnonzero(tied & free & ~used[table.predicted])
+    if tied.size == best.size:
+        used[table.predicted[best]] = True
+        return used
+    free = np.bincount(table.truth[tied], minlength=table.truth_ids.size)[table.truth[tied]] > 1
+    used[table.predicted[tied[~free]]] = True
+    options = tied[free]
+    options = options[~used[table.predicted[options]]]
     areas = table.predicted_areas[table.predicted[options]].astype(np.float64)
     used[table.predicted[options[assign(table.truth[options], table.predicted[options], areas)]]] = True
     return used

@@ -18,6 +18,9 @@ from cellkit.metrics.counting import Counts, Values, quotient
 from cellkit.metrics.intersections import Integers, Intersections
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)  # literals: a sum of steps misses 0.6 by one bit
+AT = tuple(f"{t:g}" for t in THRESHOLDS)
+TRUE_POSITIVES = tuple(f"tp@{t}" for t in AT)  # names of counts
+MATCHED_PIXELS = tuple(f"matched_pixels@{t}" for t in AT)
 
 
 def match(table: Intersections, threshold: float) -> Integers:
@@ -37,24 +40,37 @@ def match(table: Intersections, threshold: float) -> Integers:
     Source: Schmidt et al. 2018, Cell detection with star-convex polygons; stardist.matching.
     """
     candidates = np.flatnonzero(table.iou >= threshold)
+    if _is_one_to_one(table, candidates):
+        return candidates
     # one more pair outweighs any change of the IoUs of the others: their sum stays below 1/2
     weights = 1.0 + table.iou[candidates] / (2.0 * max(1, candidates.size))
     return candidates[assign(table.truth[candidates], table.predicted[candidates], weights)]
 
 
 def count_matches(table: Intersections) -> Counts:
-    """TP at each threshold, the sum of the IoUs matched at 0.5, and the objects of either side.
-
-    One matching serves all thresholds: from 0.5 on, a pair matched at 0.5 is matched as long as its IoU suffices.
-    """
-    iou = table.iou[match(table, THRESHOLDS[0])]
-    reached = np.count_nonzero(iou[:, None] >= np.asarray(THRESHOLDS), axis=0)
+    """TP and the pixels they share at each threshold, the IoUs matched at 0.5, and the objects of either side."""
+    pairs = np.flatnonzero(table.iou >= THRESHOLDS[0])
+    if _is_one_to_one(table, pairs):
+        reached = table.iou[pairs] >= np.asarray(THRESHOLDS)[:, None]
+        found, pixels = np.count_nonzero(reached, axis=1).tolist(), (reached @ table.pixels[pairs]).tolist()
+    else:  # instances that overlap each other, or a cell cut into exact halves
+        matches = [match(table, threshold) for threshold in THRESHOLDS]
+        pairs, found = matches[0], [matched.size for matched in matches]
+        pixels = [int(table.pixels[matched].sum()) for matched in matches]
     return {
         "n_true": float(table.truth_ids.size),
         "n_predicted": float(table.predicted_ids.size),
-        "matched_iou": float(iou.sum()),
-        **{f"tp@{t:g}": float(tp) for t, tp in zip(THRESHOLDS, reached, strict=True)},
+        "matched_iou": float(table.iou[pairs].sum()),
+        **dict(zip(TRUE_POSITIVES, map(float, found), strict=True)),
+        **dict(zip(MATCHED_PIXELS, map(float, pixels), strict=True)),
     }
+
+
+def _is_one_to_one(table: Intersections, pairs: Integers) -> bool:
+    truths, predictions = np.zeros(table.truth_ids.size, bool), np.zeros(table.predicted_ids.size, bool)
+    truths[table.truth[pairs]] = True
+    predictions[table.predicted[pairs]] = True
+    return bool(np.count_nonzero(truths) == pairs.size == np.count_nonzero(predictions))
 
 
 def n_true(counts: Counts) -> Values:
@@ -135,7 +151,7 @@ def panoptic(counts: Counts) -> Values:
 def _at_thresholds(counts: Counts, value: Callable[[float, float, float], float]) -> Values:
     """The value of (TP, truth objects, predicted objects) for each threshold, by its name."""
     true, predicted = counts["n_true"], counts["n_predicted"]
-    return {f"{t:g}": value(counts[f"tp@{t:g}"], true, predicted) for t in THRESHOLDS}
+    return {t: value(counts[name], true, predicted) for t, name in zip(AT, TRUE_POSITIVES, strict=True)}
 
 
 def _share(part: float, whole: float, others: float) -> float:

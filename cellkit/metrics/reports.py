@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cellkit.errors import UsageError
@@ -21,7 +21,8 @@ class ImageReport:
 
     Attributes:
         key: name of the image.
-        values: metrics by name; NaN where a metric is not defined (see its docstring).
+        values: metrics by name; NaN where a metric is not defined (see its docstring). Distances between surfaces are
+            there if they were asked for, those in micrometres if the pixel size is known.
         counts: what is summed for the pooled metrics: objects, matched pairs, pixels, sums of IoU.
     """
 
@@ -37,7 +38,8 @@ class SetReport:
     Attributes:
         images: the images, in the order given.
         mean: each metric's mean over the images where it is defined; NaN where it is defined in none.
-        pooled: each metric of the counts summed over all images, as if they were one large image.
+        pooled: each metric of the counts summed over all images, as if they were one large image. Distances between
+            surfaces are not made of counts and have none.
         defined: for each metric, the number of images that its mean is over.
     """
 
@@ -56,7 +58,8 @@ def set_report(images: Sequence[ImageReport], metrics: Mapping[str, Metric], emp
     """Mean and pooled values; ``empty`` holds the counts of an image without objects, so that no image is a set too."""
     counts = summed([empty, *(image.counts for image in images)])
     pooled = values_of(counts, metrics)
-    columns = {name: _defined([image.values[name] for image in images]) for name in pooled}
+    names = dict.fromkeys([*pooled, *(name for image in images for name in image.values)])
+    columns = {name: _defined([image.values.get(name, math.nan) for image in images]) for name in names}
     return SetReport(
         images=tuple(images),
         mean={name: math.fsum(column) / len(column) if column else math.nan for name, column in columns.items()},
@@ -69,8 +72,13 @@ def _defined(values: list[float]) -> list[float]:
     return [value for value in values if not math.isnan(value)]
 
 
-def known_name(name: str, names: Iterable[str]) -> str:
+def known_name(name: str, names: Iterable[str], unpooled: Container[str] = ()) -> str:
     """The name as reports have it: ``f1@0.50`` becomes ``f1@0.5``, ``mean/f1@0.5`` too; ``pooled/`` stays.
+
+    Args:
+        name: as somebody wrote it.
+        names: those there are.
+        unpooled: those of them that have no pooled value.
 
     Raises:
         UsageError: no metric is called that; the repair holds near names and all choices.
@@ -78,16 +86,23 @@ def known_name(name: str, names: Iterable[str]) -> str:
     choices = tuple(names)
     prefix = POOLED if name.startswith(POOLED) else ""
     bare = _plain_threshold(name.removeprefix(prefix or MEAN))
-    if bare in choices:
+    if bare in choices and not (prefix and bare in unpooled):
         return prefix + bare
+    if bare in choices:
+        raise UsageError(name, "distances have no pooled value", f"{bare} is their mean over images")
     near = _near(bare, choices)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UsageError(name, "no such metric", f"{hint}choices: {_listed(choices)}; {POOLED}NAME for the pooled value")
 
 
 def value_named(report: SetReport, name: str) -> float:
-    """The mean over images of the metric of that (known) name, or with ``pooled/`` the pooled value."""
-    return report.pooled[name.removeprefix(POOLED)] if name.startswith(POOLED) else report.mean[name]
+    """The mean over images of the metric of that (known) name, or with ``pooled/`` the pooled value.
+
+    A metric that only the whole set has (COCO) needs no ``pooled/``; one that was not computed is NaN.
+    """
+    if name.startswith(POOLED):
+        return report.pooled.get(name.removeprefix(POOLED), math.nan)
+    return report.mean.get(name, report.pooled.get(name, math.nan))
 
 
 def _plain_threshold(name: str) -> str:

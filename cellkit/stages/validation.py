@@ -64,7 +64,7 @@ class Validation:
 
     def _score(self, item: tuple[Held, NDArray[np.float16]]) -> ImageReport:
         held, maps = item
-        return score(held.labels, self.representation.decode(maps, self.settings).labels, key=held.key)
+        return score(held.labels, self.representation.decode(maps, self.settings).labels, key=held.key, surfaces=False)
 
 
 def _hold(pair: Pair, preprocessing: Preprocessing) -> Held:

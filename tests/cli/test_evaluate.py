@@ -66,7 +66,9 @@ def test_csv_has_a_row_per_image(cellkit, tmp_path, truth, found):
 def test_outputs_are_checked_before_any_work(cellkit, tmp_path, truth, found):
     both = cellkit("evaluate", truth, found, "--csv", "-", "--json")
     assert (both.code, both.text) == (2, "")
-    assert both.err == "cellkit evaluate: error: --csv: stdout carries the JSON already (write the table into a file)\n"
+    assert (
+        both.err == "cellkit evaluate: error: --csv: stdout carries the JSON already (write one of them into a file)\n"
+    )
     nowhere = cellkit("evaluate", truth, found, "--csv", tmp_path / "no" / "scores.csv")
     assert (nowhere.code, nowhere.text) == (2, "")
     assert "its folder does not exist" in nowhere.err
@@ -187,3 +189,11 @@ def test_two_predictions_of_one_image(cellkit, truth, found):
     done = cellkit("evaluate", truth, found)
     assert done.code == 2
     assert "a second prediction of 'a' (give one prediction per image)" in done.err
+
+
+def test_gates_of_distances_are_upper_limits(cellkit, truth, found):
+    assert cellkit("evaluate", truth, found, "--csv", "-", "--fail-over", "hd95=50").code == 0
+    failed = cellkit("evaluate", truth, found, "--csv", "-", "--fail-over", "asd=0")
+    assert failed.code == 6
+    assert "--fail-over: asd is " in failed.err
+    assert "above 0" in failed.err

@@ -6,7 +6,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from cellkit.data.layouts import find_pairs, find_truth, read_names, select
+from cellkit.data.layouts import find_images, find_pairs, find_truth, labels_in_folder, read_names, select
 from cellkit.errors import InputError, NoInputError, UsageError
 from cellkit.io.sources import find_sources
 
@@ -156,6 +156,13 @@ def test_coco(coco):
         assert dataset.unpaired_labels == (f"{coco / 'truth.json'}: c.png",)
         assert read_all(dataset) == 1
     assert set(find_truth(str(coco / "truth.json"))) == {"a", "c"}
+    assert find_images(str(coco / "truth.json")) == {"a": str(coco / "images" / "a.png")}
+    assert {labels.purpose for labels in find_truth(str(coco)).values()} == {"truth"}
+    assert {pair.labels.purpose for pair in find_pairs(str(coco)).pairs} == {"training"}
+    (coco / "list.json").write_text("[]")
+    with pytest.raises(InputError) as caught:
+        find_truth(str(coco / "list.json"))
+    assert str(caught.value) == f"{coco / 'list.json'}: the JSON is no COCO file (it needs images and annotations)"
 
 
 def test_hdf5_groups(tmp_path):
@@ -323,6 +330,121 @@ def test_truth_of_a_data_set_has_the_keys_of_its_images(tmp_path):
     assert list(find_truth(str(tmp_path))) == [source.key for source in find_sources([str(tmp_path)])] == ["x", "y"]
 
 
+def test_truth_of_one_sequence_has_the_keys_of_its_images(tmp_path):
+    put(tmp_path, "01/t0007.tif", "01_GT/SEG/man_seg007.tif", "01_GT/SEG/man_seg009.tif")
+    for root in (tmp_path, tmp_path / "01", tmp_path / "01_GT", tmp_path / "01_GT" / "SEG"):
+        truth = find_truth(str(root))
+        assert set(truth) - {"t009"} == {"t0007"}
+        assert ("t009" in truth) == root.name.startswith(("01_", "SEG"))  # it has no image, but nobody asked for one
+        assert find_images(str(root)) == {"t0007": str(tmp_path / "01" / "t0007.tif")}
+
+
+def test_truth_without_images_of_a_sequence(tmp_path):
+    put(tmp_path, "01_GT/SEG/man_seg007.tif")
+    assert set(find_truth(str(tmp_path / "01_GT"))) == {"t007"}
+    assert find_images(str(tmp_path / "01_GT")) == {}
+
+
+@pytest.mark.parametrize("name", ["worms", "masks"])
+def test_truth_of_one_file_per_object_beside_its_images(tmp_path, name):
+    put(tmp_path, "images/A01_img.tif", "images/A02.tif")
+    for place in ("A01_img_1", "A01_img_2", "A02_1"):
+        path = tmp_path / name / f"{place}.png"
+        path.parent.mkdir(exist_ok=True)
+        iio.imwrite(path, (LABELS == 1).astype(np.uint8) * 255)
+    truth = find_truth(str(tmp_path / name))
+    assert {key: len(labels.read().masks) for key, labels in truth.items()} == {"A01": 2, "A02": 1}
+    assert set(find_images(str(tmp_path / name))) == {"A01", "A02"}
+
+
+def test_label_files_of_a_folder(tmp_path):
+    put(tmp_path, "a_cp_masks.png", "a_seg.npy", "a_flows.tif", "b_seg.npy", "c_mask.tif", "c_seg.npy")
+    with h5py.File(tmp_path / "more.h5", "w") as file:
+        file["labels/x"], file["labels/y"] = LABELS, LABELS
+    found = labels_in_folder(tmp_path)
+    assert {key: Path(labels.name).name for key, labels in found.items()} == {
+        "a": "a_cp_masks.png",
+        "b": "b_seg.npy",
+        "c": "c_seg.npy",
+        "x": "more.h5",
+        "y": "more.h5",
+    }
+    (tmp_path / "broken.h5").write_bytes(b"text")  # costs itself alone, when it is read
+    assert set(labels_in_folder(tmp_path)) == {"a", "b", "broken", "c", "x", "y"}
+
+
+def test_pictures_beside_label_files_are_passed_over(tmp_path):
+    put(tmp_path, "a_mask.png")
+    iio.imwrite(tmp_path / "a_mask.jpg", LABELS)
+    assert [Path(labels.name).name for labels in find_truth(str(tmp_path)).values()] == ["a_mask.png"]
+    (tmp_path / "a_mask.png").unlink()
+    with pytest.raises(InputError, match="is no label image"):
+        find_truth(str(tmp_path))["a"].read()
+
+
+def test_two_label_files_of_one_image(tmp_path):
+    put(tmp_path, "a_mask.png", "a_mask.tif")
+    with pytest.raises(InputError) as caught:
+        find_truth(str(tmp_path))
+    assert str(caught.value) == f"{tmp_path / 'a_mask.tif'}: a_mask.png annotates a too (take one of them away)"
+
+
+def test_truth_of_a_stack_in_hdf5(tmp_path):
+    path = tmp_path / "set.h5"
+    with h5py.File(path, "w") as file:
+        file["labels"] = np.stack([LABELS, LABELS[::-1]])
+    truth = find_truth(str(path))
+    assert list(truth) == ["set_t000", "set_t001"]
+    np.testing.assert_array_equal(truth["set_t001"].read().labels, LABELS[::-1])
+    with h5py.File(path, "a") as file:
+        file["images"] = np.zeros((2, 12, 16), np.float32)
+    assert keys(find_pairs(str(path))) == list(truth)
+    assert find_images(str(path)) == {}  # a path does not say which plane
+
+
+def test_colours_in_hdf5_are_no_stack(tmp_path):
+    with h5py.File(tmp_path / "set.h5", "w") as file:
+        file["labels"] = np.zeros((12, 16, 3), np.uint8)
+    with pytest.raises(InputError, match="is a colour image, not labels"):
+        find_truth(str(tmp_path / "set.h5"))["set"].read()
+
+
+def test_images_of_a_truth(tmp_path, table):
+    put(tmp_path, "a/images/x_img.png", "a/labels/x_masks.png")
+    image = str(tmp_path / "a" / "images" / "x_img.png")
+    for root in ("a", "a/labels"):
+        assert find_images(str(tmp_path / root)) == {"x": image}
+        assert set(find_truth(str(tmp_path / root))) == {"x"}
+    assert find_images(str(table)) == {"a": str(tmp_path / "raw" / "a.png")}
+    with h5py.File(tmp_path / "set.h5", "w") as file:
+        file["images/a"], file["labels/a"] = LABELS, LABELS
+    assert find_images(str(tmp_path / "set.h5")) == {"a": f"{tmp_path / 'set.h5'}::/images/a"}
+    put(tmp_path / "plain", "y_mask.png")
+    for root in ("plain", "plain/y_mask.png", "gone", "set.h5::/labels/a"):
+        assert find_images(str(tmp_path / root)) == {}
+
+
+@pytest.mark.parametrize(
+    ("folder", "count"),
+    [
+        ("bbbc010", 22),
+        ("bbbc010/labels", 22),
+        ("bbbc010/worms", 22),
+        ("coco/instances.json", 100),
+        ("ctc", 6),
+        ("ctc/Fluo-N2DH-GOWT1/01_GT", 4),
+        ("dsb2018_raw", 4),
+        ("livecell", 15),
+        ("livecell/annotations.json", 15),
+    ],
+)
+def test_real_truths_and_their_images_have_the_same_keys(data, folder, count):
+    images = find_images(str(data / folder))
+    assert set(images) == set(find_truth(str(data / folder)))
+    assert len(images) == count
+    assert all(Path(image).is_file() for image in images.values())
+
+
 @pytest.mark.parametrize(
     ("folder", "layout", "images", "objects"),
     [
@@ -360,7 +482,7 @@ def test_real_folders_are_recognised(data, folder, layout, images, objects):
 def test_real_counts_of_coco_files(data):
     for folder, objects in (("livecell", 3285), ("coco", 746 - 6)):  # six crowds are left out
         references = [pair.labels for pair in find_pairs(str(data / folder)).pairs]
-        assert sum(len(reference.segmentations) for reference in references) == objects
+        assert sum(not entry.crowd for reference in references for entry in reference.entries) == objects
 
 
 def test_real_worms_overlap(data):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from cellkit.metrics import score
+from cellkit.metrics import score, summarise
 
 
 def boxes(truth, prediction):
@@ -48,6 +48,30 @@ def dense_aji_plus(truth, prediction):
     return common / (sum(areas) + sum(predicted_areas) - common)
 
 
+def literal_maji(truth, prediction):
+    """Equation 5 of Scellseg: the index of the pairs that reach each threshold, one to one by the dense solver."""
+    shared, union, areas, predicted_areas = boxes(truth, prediction)
+    indices = []
+    for hundredths in range(50, 100, 5):
+        reaching = 100 * shared >= hundredths * union
+        rows, columns = linear_sum_assignment(
+            np.where(reaching, 1 + shared / np.maximum(union, 1) / 9, 0), maximize=True
+        )
+        pairs = [(i, j) for i, j in zip(rows, columns, strict=True) if reaching[i, j] and shared[i, j]]
+        total = sum(union[pair] for pair in pairs)
+        total += sum(area for i, area in enumerate(areas) if i not in [pair[0] for pair in pairs])
+        total += sum(area for j, area in enumerate(predicted_areas) if j not in [pair[1] for pair in pairs])
+        indices.append(sum(shared[pair] for pair in pairs) / total)
+    return sum(indices) / 10
+
+
+@given(drawn=st.data())
+def test_tiny_images_equal_equation_5(small_labels, drawn):
+    truth, prediction = drawn.draw(small_labels)
+    if truth.any() or prediction.any():
+        assert score(truth, prediction).values["maji"] == pytest.approx(literal_maji(truth, prediction), rel=1e-12)
+
+
 @given(drawn=st.data())
 def test_tiny_images_equal_the_literal_algorithm(small_labels, drawn):
     truth, prediction = drawn.draw(small_labels)
@@ -62,28 +86,38 @@ def test_real_images_equal_the_literal_algorithm(real_pairs):
         values = score(truth, prediction).values
         assert values["aji"] == literal_aji(truth, prediction)
         assert values["aji_plus"] == pytest.approx(dense_aji_plus(truth, prediction), rel=1e-12)
+        assert values["maji"] == pytest.approx(literal_maji(truth, prediction), rel=1e-12)
+        assert 0 < values["maji"] <= values["aji_plus"] + 1e-12
 
 
 @pytest.mark.parametrize(
-    ("name", "aji", "aji_plus"),
+    ("name", "aji", "aji_plus", "maji"),
     [
-        ("perfect", 1.0, 1.0),
-        ("merged_pair", 64 / 128, 32 / 96),  # used twice; one-to-one leaves one truth cell over
-        ("split_cell", 32 / 96, 32 / 96),
-        ("shifted_cell", 0.6, 0.6),
-        ("empty_truth", 0.0, 0.0),
-        ("empty_prediction", 0.0, 0.0),
+        ("perfect", 1.0, 1.0, 1.0),
+        ("merged_pair", 64 / 128, 32 / 96, 32 / 96 / 10),  # used twice; one-to-one leaves one truth cell over
+        ("split_cell", 32 / 96, 32 / 96, 32 / 96 / 10),  # exactly one half: reaches 0.5 and no more
+        ("shifted_cell", 0.6, 0.6, 0.6 * 3 / 10),  # reaches 0.5, 0.55, 0.6
+        ("empty_truth", 0.0, 0.0, 0.0),
+        ("empty_prediction", 0.0, 0.0, 0.0),
     ],
 )
-def test_situations(situation, name, aji, aji_plus):
+def test_situations(situation, name, aji, aji_plus, maji):
     values = score(*situation(name)).values
     assert (values["aji"], values["aji_plus"]) == (aji, aji_plus)
+    assert values["maji"] == pytest.approx(maji)
+
+
+def test_maji_is_pooled_threshold_by_threshold(situation):
+    pooled = summarise([score(*situation("perfect")), score(*situation("shifted_cell"))]).pooled["maji"]
+    at = [(64 + 48) / (64 + 80) if reached else 64 / (64 + 128) for reached in [True] * 3 + [False] * 7]
+    assert pooled == pytest.approx(sum(at) / 10)
 
 
 def test_both_empty_is_undefined(situation):
     values = score(*situation("both_empty")).values
     assert math.isnan(values["aji"])
     assert math.isnan(values["aji_plus"])
+    assert math.isnan(values["maji"])
 
 
 def test_a_missed_cell_adds_its_area():

@@ -50,6 +50,15 @@ def test_bands_of_rows_change_nothing(monkeypatch, crowded_field, band):
     assert pairs_of(intersections(crowded_field, moved)) == pairs(crowded_field, moved)
 
 
+@given(drawn=st.data(), factor=st.sampled_from([1, 1000, 2**20, LARGEST_ID // 4]))
+def test_ids_of_any_size_are_counted(small_labels, drawn, factor):
+    """Large ids do not fit into one number with the length of a run, and are sorted in another way."""
+    truth, prediction = drawn.draw(small_labels)
+    small = pairs(truth, prediction)
+    found = pairs_of(intersections(truth.astype(np.int64) * factor, prediction.astype(np.int64) * factor))
+    assert found == {(t * factor, p * factor): pixels for (t, p), pixels in small.items()}
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
 def test_any_integer_type(two_touching_cells, dtype):
     table = intersections(two_touching_cells.astype(dtype), two_touching_cells)
@@ -100,6 +109,8 @@ def test_shapes_of_the_same_size_that_differ():
         (np.zeros((4, 4)), "prediction is an array of float64 with 2 axes, not a label image"),
         (np.zeros((4, 4, 3), np.uint8), "prediction is an array of uint8 with 3 axes, not a label image"),
         (np.full((4, 4), -1), "prediction holds the label -1 (labels are 0 (background) to 4294967295)"),
+        (np.full((4, 4), -1, np.int8), "prediction holds the label -1 (labels are 0 (background) to 4294967295)"),
+        (np.full((4, 4), -7, np.int32), "prediction holds the label -7 (labels are 0 (background) to 4294967295)"),
         (np.full((4, 4), 2**32), "prediction holds the label 4294967296 (labels are 0 (background) to 4294967295)"),
     ],
 )

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellkit.metrics import score, summarise
-from cellkit.metrics.intersections import intersections
-from cellkit.metrics.matching import THRESHOLDS, match
+from cellkit.metrics.intersections import Intersections, intersections
+from cellkit.metrics.matching import THRESHOLDS, count_matches, match
 
 PAIRS = {"ap_dsb": "accuracy", "precision": "precision", "recall": "recall", "f1": "f1"}
 
@@ -84,7 +84,9 @@ def test_sets_equal_stardist_pooled_and_by_image(real_pairs, stardist):
 
 def test_perfect(situation):
     values = score(*situation("perfect")).values
-    assert {values[name] for name in values if name not in ("n_true", "n_predicted")} == {1.0}
+    flawless = ("splits", "merges", "count_error", "area_error", "hd95", "asd")
+    assert {values[name] for name in values if name not in ("n_true", "n_predicted", *flawless)} == {1.0}
+    assert {values[name] for name in flawless} == {0.0}
     assert (values["n_true"], values["n_predicted"]) == (2, 2)
 
 
@@ -130,3 +132,23 @@ def test_an_iou_equal_to_the_threshold_matches(threshold):
     assert score(truth, prediction).values[f"ap_dsb@{threshold:g}"] == 1
     prediction[0, hundredths - 1] = 0
     assert score(truth, prediction).values[f"ap_dsb@{threshold:g}"] == 0
+
+
+def test_instances_that_overlap_are_matched_anew_at_each_threshold():
+    """At 0.5 two pairs are possible, 1-6 and 2-5; at 0.9 only 1-5 reaches it."""
+    table = Intersections(
+        truth_ids=np.array([1, 2]),
+        predicted_ids=np.array([5, 6]),
+        truth_areas=np.array([100, 70]),
+        predicted_areas=np.array([100, 100]),
+        truth=np.array([0, 0, 1]),
+        predicted=np.array([0, 1, 0]),
+        pixels=np.array([95, 75, 65]),  # IoU 95/105, 75/125, 65/105
+        truth_foreground=110,
+        predicted_foreground=120,
+        common_foreground=100,
+    )
+    counts = count_matches(table)
+    assert [counts[f"tp@{t:g}"] for t in THRESHOLDS] == [2, 2, 2, 1, 1, 1, 1, 1, 1, 0]
+    assert [counts[f"matched_pixels@{t:g}"] for t in THRESHOLDS] == [140, 140, 140, 95, 95, 95, 95, 95, 95, 0]
+    assert counts["matched_iou"] == pytest.approx(75 / 125 + 65 / 105)

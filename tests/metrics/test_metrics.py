@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cellkit.metrics import COUNTERS, METRICS, metric_names, score, summarise
+from cellkit.metrics import surfaces as outlines
 from cellkit.metrics.intersections import intersections
 
 
@@ -49,8 +50,10 @@ def test_padding_with_background_changes_nothing(small_labels, drawn, width):
 def test_truth_and_prediction_swapped_swap_precision_and_recall(small_labels, drawn):
     truth, prediction = drawn.draw(small_labels)
     there, back = score(truth, prediction).values, score(prediction, truth).values
-    for name in ("ap_dsb", "f1@0.5", "pq", "aji_plus", "iou", "dice"):
+    for name in ("ap_dsb", "f1@0.5", "pq", "aji_plus", "maji", "iou", "dice", "hd95", "asd"):
         assert there[name] == pytest.approx(back[name], nan_ok=True)
+    assert (there["splits"], there["merges"]) == (back["merges"], back["splits"])
+    assert there["count_error"] == -back["count_error"]
     assert there["precision@0.5"] == pytest.approx(back["recall@0.5"], nan_ok=True)
 
 
@@ -68,23 +71,28 @@ def test_splitting_a_cell_never_raises_the_score(small_labels, drawn, share):
     split = prediction.copy()
     split.flat[inside[: 1 + int(share * (inside.size - 1))]] = 99
     before, after = score(truth, prediction).values, score(truth, split).values
-    for name in ("ap_dsb", "ap_dsb@0.5", "precision@0.5", "f1@0.5", "pq", "ctc/SEG"):
-        assert after[name] <= before[name] + 1e-12
-    assert after["iou"] == before["iou"]
+    for name in ("ap_dsb", "ap_dsb@0.5", "precision@0.5", "f1@0.5", "pq", "ctc/SEG", "ctc/DET", "maji"):
+        assert not after[name] > before[name] + 1e-12
+    assert after["count_error"] == before["count_error"] + 1
+    for name in ("iou", "dice", "area_error", "hd95", "asd"):
+        assert after[name] == pytest.approx(before[name], nan_ok=True)
 
 
 def test_splitting_a_cell_of_a_perfect_prediction_lowers_the_score(crowded_field):
     split = crowded_field.copy()
     split[:, 12:][crowded_field[:, 12:] == crowded_field[12, 12]] = 999
     before, after = score(crowded_field, crowded_field).values, score(crowded_field, split).values
-    for name in ("ap_dsb", "ap_dsb@0.5", "ap_dsb@0.95", "precision@0.5", "f1@0.5", "pq", "ctc/SEG", "aji", "aji_plus"):
+    names = ("ap_dsb", "ap_dsb@0.5", "ap_dsb@0.95", "precision@0.5", "f1@0.5", "pq", "ctc/SEG", "ctc/DET", "aji")
+    for name in (*names, "aji_plus", "maji"):
         assert after[name] < before[name] == 1
+    assert (before["splits"], after["splits"], after["merges"], after["count_error"]) == (0, 1, 0, 1)
 
 
 def test_values_are_between_zero_and_one(real_pairs):
+    unbounded = {"n_true", "n_predicted", "splits", "merges", "count_error", "area_error", "hd95", "asd"}
     for pair in real_pairs:
         values = score(*pair).values
-        assert all(0 <= value <= 1 for name, value in values.items() if not name.startswith("n_"))
+        assert all(0 <= value <= 1 for name, value in values.items() if name not in unbounded)
 
 
 def test_pooled_of_images_is_the_score_of_their_montage(real_pairs):
@@ -97,12 +105,12 @@ def test_pooled_of_images_is_the_score_of_their_montage(real_pairs):
         return np.hstack([left, np.where(right, right + left.max(), 0)])
 
     report = summarise([score(first, first_prediction), score(second, second_prediction)])
-    whole = score(montage(first, second), montage(first_prediction, second_prediction))
+    whole = score(montage(first, second), montage(first_prediction, second_prediction), surfaces=False)
     assert report.pooled == pytest.approx(whole.values, rel=1e-12)
 
 
 def test_every_metric_states_its_recipe():
-    for name, metric in METRICS.items():
+    for name, metric in (METRICS | {"hd95": outlines.hd95, "asd": outlines.asd}).items():
         assert metric.__doc__, name
         assert "mpty" in metric.__doc__ or "empty image" in metric.__doc__, name
         if not name.startswith("n_"):
@@ -112,6 +120,14 @@ def test_every_metric_states_its_recipe():
 
 def test_every_family_gives_values_of_its_name():
     assert set(METRICS) <= {name.partition("@")[0] for name in metric_names()}
+
+
+def test_surfaces_are_left_out_on_request(situation):
+    with_surfaces, without = score(*situation("shifted_cell")), score(*situation("shifted_cell"), surfaces=False)
+    assert set(with_surfaces.values) - set(without.values) == {"hd95", "asd"}
+    assert without.values == {name: with_surfaces.values[name] for name in without.values}
+    in_micrometres = score(*situation("shifted_cell"), pixel_size=0.5).values
+    assert tuple(in_micrometres) == metric_names()
 
 
 def test_counters_share_no_name(situation):
@@ -127,4 +143,6 @@ def _counted(counter):
 def test_values_and_counts_are_plain_numbers(situation):
     report = score(*situation("shifted_cell"), key="field_7")
     assert report.key == "field_7"
-    assert {type(value) for value in (*report.values.values(), *report.counts.values())} == {float}
+    report_of_nothing = score(*situation("both_empty"), pixel_size=0.5)
+    for one in (report, report_of_nothing):
+        assert {type(value) for value in (*one.values.values(), *one.counts.values())} == {float}

@@ -9,6 +9,8 @@ import pytest
 from cellkit.errors import UsageError
 from cellkit.metrics import canonical_name, find_metric, metric_names, score, summarise
 
+DISTANCES = {"hd95", "asd", "hd95_um", "asd_um"}
+
 
 @pytest.fixture
 def report(situation):
@@ -45,7 +47,7 @@ def test_a_set_without_images_is_undefined():
     assert math.isnan(report.mean["ap_dsb"])
     assert math.isnan(report.pooled["ap_dsb"])
     assert report.defined["ap_dsb"] == 0
-    assert set(report.mean) == set(report.pooled) == set(metric_names())
+    assert set(report.mean) == set(report.pooled) == set(metric_names()) - DISTANCES
 
 
 def test_a_metric_that_no_image_defines_is_undefined(situation):
@@ -63,8 +65,11 @@ def test_the_order_of_images_changes_no_bit(real_pairs):
 
 def test_names_cover_the_contract():
     names = metric_names()
-    assert len(names) == len(set(names)) == 51
+    assert len(names) == len(set(names)) == 51 + 10
+    assert names[-4:] == ("hd95", "asd", "hd95_um", "asd_um")
     for name in ("ap_dsb", "ap_dsb@0.5", "ap_dsb@0.95", "precision@0.55", "recall@0.6", "f1@0.75", "ctc/SEG"):
+        assert name in names
+    for name in ("ctc/DET", "maji", "splits", "merges", "count_error", "area_error"):
         assert name in names
     for name in ("aji", "aji_plus", "pq", "sq", "rq", "iou", "dice", "n_true", "n_predicted"):
         assert name in names
@@ -87,6 +92,41 @@ def test_names_are_read_as_people_write_them(name, known):
     assert canonical_name(name) == known
 
 
+def test_distances_have_a_mean_but_no_pooled_value(report):
+    assert DISTANCES & set(report.pooled) == set()
+    assert report.defined["hd95"] == 3  # empty_truth has none
+    assert report.mean["asd"] == pytest.approx((score_of(report, 0, "asd") + 0 + 0) / 3)
+    assert find_metric(report, "asd") == report.mean["asd"] > 0
+    with pytest.raises(UsageError) as error:
+        find_metric(report, "pooled/asd")
+    assert str(error.value) == "pooled/asd: distances have no pooled value (asd is their mean over images)"
+
+
+def score_of(report, image, name):
+    return report.images[image].values[name]
+
+
+def test_micrometres_of_some_images_are_averaged_over_these(situation):
+    pair = situation("shifted_cell")
+    report = summarise([score(*pair), score(*pair, pixel_size=0.25), score(*pair, surfaces=False)])
+    assert report.defined["asd"] == 2
+    assert report.defined["asd_um"] == 1
+    assert report.mean["asd_um"] == report.mean["asd"] / 4
+
+
+def test_a_metric_that_was_not_computed_is_undefined(report):
+    assert "hd95_um" not in report.mean
+    assert math.isnan(find_metric(report, "hd95_um"))
+
+
+def test_a_metric_of_the_set_alone_is_found_by_its_name(report):
+    report.pooled["coco/segm/AP"] = 0.25
+    assert find_metric(report, "coco/segm/AP") == find_metric(report, "pooled/coco/segm/AP") == 0.25
+    assert canonical_name("coco/segm/AP50", ["coco/segm/AP50"]) == "coco/segm/AP50"
+    with pytest.raises(UsageError, match="no such metric"):
+        canonical_name("coco/segm/AP50")
+
+
 def test_find_metric_gives_the_mean_or_the_pooled_value(report):
     assert find_metric(report, "ap_dsb@0.50") == report.mean["ap_dsb@0.5"]
     assert find_metric(report, "mean/ap_dsb@0.5") == report.mean["ap_dsb@0.5"]
@@ -96,7 +136,8 @@ def test_find_metric_gives_the_mean_or_the_pooled_value(report):
 
 CHOICES = (
     "choices: n_true, n_predicted, ap_dsb, ap_dsb@0.5..0.95, precision@0.5..0.95, recall@0.5..0.95, f1@0.5..0.95, "
-    "pq, sq, rq, ctc/SEG, aji, aji_plus, iou, dice; pooled/NAME for the pooled value"
+    "pq, sq, rq, ctc/SEG, ctc/DET, aji, aji_plus, maji, iou, dice, splits, merges, count_error, area_error, "
+    "hd95, asd, hd95_um, asd_um; pooled/NAME for the pooled value"
 )
 
 

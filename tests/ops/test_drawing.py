@@ -5,7 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cellkit.ops.drawing import GAP, PREDICTION_COLOUR, fit, overlay, sheet, to_rgb
+from cellkit.ops.colouring import colours_of
+from cellkit.ops.drawing import (
+    FILLED,
+    GAP,
+    PREDICTION_COLOUR,
+    filled,
+    fit,
+    line_width,
+    outlined,
+    overlay,
+    page,
+    rims,
+    shade,
+    sheet,
+    to_rgb,
+)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
@@ -44,3 +59,58 @@ def test_sheet_places_pictures_in_rows_without_gaps():
     assert page.shape == (10 + 20 + 3 * GAP, 2 * 20 + 3 * GAP, 3)
     assert page[GAP + 9, GAP + 19].tolist() == [0, 0, 0]
     assert page[10 + 2 * GAP, GAP].tolist() == [9, 9, 9]
+
+
+def test_shade_clips_and_shows_two_channels_red_and_green():
+    image = np.array([[[-1.0, 0.5]], [[0.25, 2.0]]], np.float32)
+    assert shade(image).tolist() == [[[0, 63, 0], [127, 255, 0]]]
+    assert shade(image[:1]).tolist() == [[[0, 0, 0], [127, 127, 127]]]
+
+
+def test_outlines_have_the_colour_of_their_cell(two_touching_cells):
+    picture = np.full((*two_touching_cells.shape, 3), 50, np.uint8)
+    drawn = outlined(picture, two_touching_cells)
+    _, colours = colours_of(two_touching_cells)
+    rim = rims(two_touching_cells, 1)
+    for label in (1, 2):
+        assert (drawn[rim & (two_touching_cells == label)] == colours[label - 1]).all()
+    assert (drawn[~rim] == 50).all()
+    assert np.array_equal(
+        outlined(picture, two_touching_cells, 1, PREDICTION_COLOUR), overlay(picture, two_touching_cells)
+    )
+
+
+def test_wider_rims_grow_inwards(two_touching_cells):
+    thin, wide = rims(two_touching_cells, 1), rims(two_touching_cells, 3)
+    assert (wide >= thin).all()
+    assert wide.sum() > 2 * thin.sum()
+    assert not wide[two_touching_cells == 0].any()
+    assert np.flatnonzero(wide[32])[:3].tolist() == [12, 13, 14]
+    assert not wide[32, 15]
+
+
+def test_line_width_follows_the_picture_and_the_cells(two_touching_cells):
+    assert line_width(two_touching_cells) == 1
+    large = np.kron(two_touching_cells, np.ones((30, 30), np.int32))
+    assert line_width(large) == 1 + 2400 // 800
+    small = np.zeros((2400, 2400), np.int32)
+    small[5:14, 5:14] = 1
+    assert line_width(small) == 1  # an eighth of nine pixels
+    assert line_width(np.zeros((900, 900), np.int32)) == 1
+
+
+def test_fills_are_mixed_with_what_is_beneath(two_touching_cells):
+    picture = np.full((*two_touching_cells.shape, 3), 100, np.uint8)
+    drawn = filled(picture, two_touching_cells)
+    cells, colours = colours_of(two_touching_cells)
+    assert (drawn[two_touching_cells == 0] == 100).all()
+    for label, colour in zip(cells, colours, strict=True):
+        expected = 100 + (colour.astype(float) - 100) * FILLED
+        assert np.abs(drawn[two_touching_cells == label] - expected).max() <= 0.51
+
+
+def test_page_places_pictures_as_they_are():
+    small = np.zeros((3, 4, 3), np.uint8)
+    paper = page([small, small], columns=1, width=10)
+    assert paper.shape == (2 * 3 + 3 * GAP, 10 + 2 * GAP, 3)
+    assert (paper[GAP : GAP + 3, GAP + 4 :] == 255).all()
