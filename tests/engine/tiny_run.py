@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import traceback
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from cellkit.cli.app import leave
 from cellkit.engine import FitSettings, RunFiles, distributed, fit, open_device
+from cellkit.errors import CellkitError
 from cellkit.io.atomic import written_whole
 
 SETTINGS = {"steps": 24, "schedule": "cosine", "warmup": 3, "clip": 1.0, "ema": 0.9}
@@ -121,4 +124,9 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CellkitError:
+        traceback.print_exc()
+        leave(1)  # as the console script does
+    leave(0)
