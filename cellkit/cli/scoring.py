@@ -17,7 +17,7 @@ from cellkit.data.layouts import LabelRef, find_truth, read_names
 from cellkit.data.predicted import find_predicted
 from cellkit.errors import GateError, NoInputError, OutputError, PartialError, UsageError
 from cellkit.io.atomic import check_writable
-from cellkit.io.keys import key_of
+from cellkit.io.keys import key_of, split_dataset
 from cellkit.io.labels import LabelImage
 from cellkit.metrics import SetReport, canonical_name, find_metric
 from cellkit.metrics.coco import CocoSettings, coco_names, parse_areas
@@ -204,7 +204,7 @@ def _named_alike(truth: str, prediction: str, references: dict[str, LabelRef]) -
     """Predictions by the names of the truth: one file against one file needs no common name."""
     alone = next(iter(references)) if len(references) == 1 and Path(truth).is_file() else None
     for item in label_images([prediction]):
-        if alone is not None and Path(prediction).is_file():
+        if alone is not None and Path(split_dataset(prediction)[0]).is_file():
             yield dataclasses.replace(item, key=alone)
             continue
         other = frame_key(item.key) or unmarked(item.key)
