@@ -9,17 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellkit import __version__
+from cellkit.cli.score_outputs import write_text
 from cellkit.cli.scoring import Scores
-from cellkit.data.layouts import find_images
 from cellkit.errors import CellkitError, NoInputError
-from cellkit.io.images import ReadOptions, read_image
-from cellkit.io.sources import find_sources
+from cellkit.io.images import read_image
 from cellkit.metrics import SetReport
 from cellkit.metrics.coco import CocoSettings, Kind, curves
 from cellkit.metrics.instances import Instances, flat_labels
 from cellkit.metrics.matching import match
 from cellkit.metrics.statistics import Summary
-from cellkit.reports import Evaluation, Example, choose_examples, draw_example
+from cellkit.reports import Evaluation, Example, choose_examples, draw_example, render_html, render_markdown
 from cellkit.stages.scoring import Scored
 
 log = logging.getLogger(__name__)
@@ -27,17 +26,6 @@ log = logging.getLogger(__name__)
 SHOWN_CURVES = (0.5, 0.75, 0.9)  # IoU thresholds of the precision-recall curves
 MATCHED = 0.5
 ORDERED_BY = "ap_dsb"  # the metric that chooses the pictures
-
-
-def images_by_key(truth: str, folder: str | None) -> dict[str, str]:
-    """Image files to draw upon: those of a folder, else those that lie beside the truth.
-
-    Raises:
-        InputError: the folder is not there.
-    """
-    if folder is None:
-        return find_images(truth)
-    return {source.key: source.path for source in find_sources([folder], ReadOptions())}
 
 
 def evaluation_of(
@@ -75,6 +63,14 @@ def evaluation_of(
         problems=tuple(scores.problems.texts()),
         examples=tuple(_examples(scores, images)),
     )
+
+
+def write(evaluation: Evaluation, *, html: str | None, markdown: str | None) -> None:
+    """Write the reports that were asked for, each whole or not at all."""
+    if html:
+        write_text(render_html(evaluation), html)
+    if markdown:
+        write_text(render_markdown(evaluation), markdown)
 
 
 def _joined(parts: list[NDArray[np.int64]] | list[NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -13,12 +13,14 @@ from cellkit import stages
 from cellkit.cli.inputs import STREAM, label_images
 from cellkit.cli.reporting import counted_images, progress
 from cellkit.data.folders import frame_key, unmarked
-from cellkit.data.layouts import LabelRef, find_truth, read_names
+from cellkit.data.layouts import LabelRef, find_images, find_truth, read_names
 from cellkit.data.predicted import find_predicted
 from cellkit.errors import GateError, NoInputError, OutputError, PartialError, UsageError
 from cellkit.io.atomic import check_writable
+from cellkit.io.images import ReadOptions
 from cellkit.io.keys import key_of, split_dataset
 from cellkit.io.labels import LabelImage
+from cellkit.io.sources import find_sources
 from cellkit.metrics import SetReport, canonical_name, find_metric
 from cellkit.metrics.coco import CocoSettings, coco_names, parse_areas
 from cellkit.stages.scoring import KINDS, Reference, Scored, ScoreSettings, set_report
@@ -182,6 +184,17 @@ def score_all(
         raise _nothing(truth, prediction, problems)
     report = set_report(images, settings.coco)
     return Scores(prediction=prediction, references=references, images=images, report=report, problems=problems)
+
+
+def images_by_key(truth: str, folder: str | None) -> dict[str, str]:
+    """Image files to draw upon: those of a folder, else those that lie beside the truth.
+
+    Raises:
+        InputError: the folder is not there.
+    """
+    if folder is None:
+        return find_images(truth)
+    return {source.key: source.path for source in find_sources([folder], ReadOptions())}
 
 
 def _predictions(truth: str, prediction: str, references: dict[str, LabelRef]) -> Iterator[Prediction]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cellkit.cli import comparing, curve_fits, score_outputs, score_reports, scoring
+from cellkit.cli import comparing, score_outputs, scoring
 from cellkit.cli.inputs import STREAM
 from cellkit.errors import UsageError
 from cellkit.metrics import SetReport
 from cellkit.metrics.coco import CocoSettings
 from cellkit.metrics.statistics import Summary, summarise_values
-from cellkit.reports import render_html, render_markdown
 from cellkit.stages.scoring import ScoreSettings, coco_scores
 
 EXAMPLE = "e.g. cellkit evaluate truth/ prediction/"
@@ -83,6 +82,8 @@ def fit_curves(table: str, others: Sequence[object], *, as_json: bool) -> None:
     """
     if any(other is not None for other in others):
         raise UsageError("--curve", "fits a table of results and scores nothing", "give it alone")
+    from cellkit.cli import curve_fits  # what most runs do not ask for is imported where it is
+
     curve_fits.write_curves(table, as_json=as_json)
 
 
@@ -101,17 +102,16 @@ def score(
         raise UsageError(missing, "is not named", EXAMPLE)
     outputs.check()
     grouping = _Grouping.parsed(request.group_by)
-    images = score_reports.images_by_key(request.truth, outputs.images) if outputs.html else {}
+    images = scoring.images_by_key(request.truth, outputs.images) if outputs.html else {}
     scores = _scores(request, request.truth, prediction, keep=outputs.html is not None)
     summaries = summarise_values(scores.report)
     groups = grouping.reports(scores, request.coco) if grouping else {}
     _write(outputs, scores, summaries, groups)
     if outputs.html or outputs.markdown:
+        from cellkit.cli import score_reports
+
         evaluation = score_reports.evaluation_of(request.truth, scores, summaries, groups, request.coco, images)
-        if outputs.html:
-            score_outputs.write_text(render_html(evaluation), outputs.html)
-        if outputs.markdown:
-            score_outputs.write_text(render_markdown(evaluation), outputs.markdown)
+        score_reports.write(evaluation, html=outputs.html, markdown=outputs.markdown)
     scores.problems.check(prediction, allow_missing=allow_missing)
     scoring.check_gates(scores.report, gates)
 

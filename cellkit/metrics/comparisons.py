@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from cellkit.errors import UsageError
 from cellkit.metrics.reports import POOLED, ImageReport, SetReport, known_name
@@ -142,6 +141,8 @@ def signed_rank(differences: Floats) -> float:
     """
     if not differences.size:
         return math.nan
+    from scipy import stats  # takes as long to import as all else that scoring needs
+
     known = differences[differences != 0]
     if not known.size:
         return 1.0
