@@ -13,8 +13,8 @@ from benchmarks.samples import SMALL, TILES, pairs
 
 NAME = "pipes"
 GOAL = Goal("cost", 1.2)
-ROUNDS = 3
-COPIES = 3  # of every image, so that starting Python is a small part
+ROUNDS = 2
+COPIES = 8  # of every image, so that starting Python is a small part
 
 
 def measure(bench: Bench) -> Iterator[Measurement]:

@@ -22,6 +22,7 @@ from cellkit.io.sources import (
     natural_key,
 )
 from cellkit.io.streams import read_stream
+from cellkit.overlap import ahead
 from cellkit.stages.outcomes import Failure
 
 STREAM = "-"
@@ -99,11 +100,16 @@ def prediction_files(inputs: Sequence[str]) -> list[Path] | None:
 def predictions(paths: Sequence[Path] | None) -> Iterator[Prediction | Failure]:
     """Predictions of files or the stream; an unreadable file costs itself."""
     if paths is None:
-        for name, data in read_stream(binary_stdin()):
+        for name, data in _members():
             yield from _guarded_predictions(data, name)
         return
     for path in paths:
         yield from _guarded_predictions(path, str(path))
+
+
+def _members() -> Iterator[tuple[str, bytes]]:
+    """Members of the stream, the next one read while one is worked on: the stage before must not wait for this one."""
+    return ahead(read_stream(binary_stdin()), count=1)
 
 
 def _guarded_predictions(source: Path | bytes, name: str) -> Iterator[Prediction | Failure]:
@@ -116,7 +122,7 @@ def _guarded_predictions(source: Path | bytes, name: str) -> Iterator[Prediction
 def label_images(inputs: Sequence[str]) -> Iterator[LabelImage | Failure]:
     """Label images of files, folders or the stream; an unreadable file costs itself."""
     if is_stream(inputs):
-        for name, data in read_stream(binary_stdin()):
+        for name, data in _members():
             yield from _guarded_labels(name, data)
         return
     for path in files(inputs, LABEL_SUFFIXES, "label images (.tif, .png, .h5)"):

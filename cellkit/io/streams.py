@@ -8,6 +8,8 @@ neither member; its two blocks of zeros tell that it is whole.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import tarfile
@@ -27,6 +29,7 @@ END_NAME = "__end__.json"
 BLOCK = 512  # bytes; tar pads everything to it
 PIECE = 1 << 24  # bytes read at once: a header that lies about a size costs no memory
 LONGEST_EXTENSION = 1 << 20  # bytes of a pax header or a long name
+PIPE_BYTES = 1 << 20  # the most that Linux grants to everybody
 SIZE_LENGTH = 8  # bytes before each name and content in the digest
 ZEROS = bytes(BLOCK)
 GZIP_MAGIC = b"\x1f\x8b"
@@ -54,6 +57,12 @@ class _Digest:
         return json.dumps({"count": self.count, "digest": self._digest.hexdigest()}).encode()
 
 
+def _widen(stream: BinaryIO) -> None:
+    """Let the system hold a whole small member, so that the writer goes on while the reader works."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no pipe, not this system, more than it allows
+        fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
 class StreamWriter:
     """Writes members to a stream, each at once; without :meth:`close` readers take the stream for cut.
 
@@ -74,6 +83,7 @@ class StreamWriter:
         self._stream = stream
         self._name = name
         self._digest = _Digest()
+        _widen(stream)
         self._send(START_NAME, json.dumps({"format": FORMAT_VERSION}).encode())
 
     def __enter__(self) -> Self:
