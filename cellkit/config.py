@@ -92,3 +92,26 @@ class Preprocessing(Spec):
     normalisation: NormalisationName = "percentile"
     percentiles: tuple[float, float] = (1.0, 99.0)
     diameter: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(Spec):
+    """What is trained.
+
+    Attributes:
+        network: a name of the networks.
+        representation: a name of the representations.
+        widths: feature channels per level, shallowest first.
+        kaiming: Kaiming-normal initial weights, else torch's own.
+        init: a model whose weights, of the same network, are the initial ones.
+        batch: crops per step.
+        half: the final checkpoint stores 16-bit weights.
+    """
+
+    network: NetworkName = "unet"
+    representation: RepresentationName = "flow"
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    kaiming: bool = True
+    init: str | None = None
+    batch: int = 8
+    half: bool = False

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 
 from cellkit.cli.settings import describe
-from cellkit.config import Preprocessing, Spec
+from cellkit.config import ModelSettings, Preprocessing, Spec
 from cellkit.data.augment import Augmentation
 from cellkit.engine import FitSettings
 from cellkit.representations import REPRESENTATIONS
 from cellkit.representations.representation import DecodeSettings
 from cellkit.stages import PredictSettings
-from cellkit.stages.pretraining import ModelSettings
 
 DECODING: tuple[type[DecodeSettings], ...] = tuple(
     representation.settings for representation in REPRESENTATIONS.values()

@@ -12,7 +12,7 @@ from cellkit.cli import reporting, running
 from cellkit.cli.inputs import named
 from cellkit.cli.listing import DECODING, OPTIONS, TRAINING
 from cellkit.cli.settings import apply, assignments, names_of
-from cellkit.config import NetworkName, OnExists, Preprocessing, RepresentationName
+from cellkit.config import ModelSettings, NetworkName, OnExists, Preprocessing, RepresentationName
 from cellkit.data.augment import Augmentation
 from cellkit.data.dataset import Dataset, Pair, merge
 from cellkit.data.layouts import find_pairs, read_names, select
@@ -20,7 +20,7 @@ from cellkit.data.splits import split
 from cellkit.engine import FitSettings, distributed
 from cellkit.errors import NoInputError, OutputError, UsageError
 from cellkit.io.atomic import check_writable
-from cellkit.stages.pretraining import ModelSettings, Recipe, TrainingFiles, pretrain
+from cellkit.stages.pretraining import Recipe, TrainingFiles, pretrain
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.special import expit
 from torch import Tensor
 
 from cellkit.errors import UsageError
@@ -173,7 +173,7 @@ def flow_errors(runs: Runs, cells: Integers, flow: NDArray[np.float32]) -> NDArr
 def _scores(runs: Runs, cells: Integers, logit: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n,) mean cell probability of each cell."""
     chosen = replace(runs, values=cells).take(cells != 0)
-    probability = np.nan_to_num(expit(logit.ravel()[chosen.pixels()]))
+    probability = np.nan_to_num(torch.sigmoid(torch.from_numpy(logit.ravel()[chosen.pixels()])).numpy())
     size = run_areas(chosen.values, chosen)
     return (_sums(chosen, probability, len(size)) / np.maximum(size, 1))[1:].astype(np.float32)
 

@@ -10,15 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cellkit.config import (
-    NetworkName,
-    NetworkSpec,
-    Preprocessing,
-    RepresentationName,
-    RepresentationSpec,
-    Settings,
-    Spec,
-)
+from cellkit.config import ModelSettings, NetworkSpec, Preprocessing, RepresentationSpec, Settings
 from cellkit.data.augment import Augmentation
 from cellkit.data.examples import Targets
 from cellkit.data.layouts import Pair
@@ -34,29 +26,6 @@ from cellkit.stages.model import decode_settings
 from cellkit.stages.validation import Validation
 
 SHAPELESS = frozenset({"minutes", "save_every", "log_every"})  # settings that leave the result as it is
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSettings(Spec):
-    """What is trained.
-
-    Attributes:
-        network: a name of the networks.
-        representation: a name of the representations.
-        widths: feature channels per level, shallowest first.
-        kaiming: Kaiming-normal initial weights, else torch's own.
-        init: a model whose weights, of the same network, are the initial ones.
-        batch: crops per step.
-        half: the final checkpoint stores 16-bit weights.
-    """
-
-    network: NetworkName = "unet"
-    representation: RepresentationName = "flow"
-    widths: tuple[int, ...] = (32, 64, 128, 256)
-    kaiming: bool = True
-    init: str | None = None
-    batch: int = 8
-    half: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
