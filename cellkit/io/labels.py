@@ -136,7 +136,7 @@ def _labels(array: NDArray[Any], name: str) -> NDArray[np.int32]:
         raise InputError(name, f"holds negative numbers ({array.min():g})", "labels begin at 1, 0 is background")
     if array.max() > LARGEST_LABEL:
         raise InputError(name, f"holds labels above {LARGEST_LABEL} ({array.max():.0f})", "number the cells from 1")
-    return array.astype(np.int32)
+    return array.view(np.int32) if array.dtype == np.uint32 else array.astype(np.int32, copy=False)
 
 
 def write_labels(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -161,30 +162,38 @@ def _scored(reference: LabelRef, item: LabelImage | Reference, settings: ScoreSe
         true = _cells(reference.read(_shape_of(item.labels)), item.key)
     else:
         true, predicted = (_cells(side, item.key) for side in _read_both(reference, item.labels))
-    report, table = _report(true, predicted, item.key, surfaces=settings.surfaces)
+    with ThreadPoolExecutor(1, "cellkit-outlines") as beside:  # of a large image they take as long as all the rest
+        outlines = beside.submit(_outlines, true, predicted, item.key) if settings.surfaces else None
+        report, table = _report(true, predicted, item.key)
+        coco = _coco(true, predicted, settings.coco, item.key, KINDS if table is not None else ("bbox",))
+        if outlines is not None:
+            report = replace(report, values=report.values | outlines.result())
     return Scored(
         report=report,
-        coco=_coco(true, predicted, settings.coco, item.key, KINDS if table is not None else ("bbox",)),
+        coco=coco,
         table=table,
         scores=predicted.instances.scores[np.argsort(predicted.instances.ids, kind="stable")],
         predicted=predicted.instances if settings.keep else None,
     )
 
 
-def _report(true: _Cells, predicted: _Cells, key: str, *, surfaces: bool) -> tuple[ImageReport, Intersections | None]:
-    """Scores of an image, and shared pixels; crowds are none of the objects."""
+def _report(true: _Cells, predicted: _Cells, key: str) -> tuple[ImageReport, Intersections | None]:
+    """Scores of an image but for outlines, and shared pixels; crowds are none of the objects."""
     if not (true.instances.has_masks and predicted.instances.has_masks):
         return _boxes_report(key, int((~true.instances.crowd).sum()), len(predicted.instances)), None
     if true.is_flat and predicted.is_flat:
         table = intersections(true.labels, predicted.labels, key)
     else:
         table = overlaps(without_crowd(true.instances), without_crowd(predicted.instances), key)
-    report = score_intersections(table, key)
-    if surfaces:
-        distances = surface_distances(true.labels, predicted.labels, key)
-        values = surface_values(distances, true.pixel_size or predicted.pixel_size)
-        report = replace(report, values=report.values | values)
-    return report, table
+    return score_intersections(table, key), table
+
+
+def _outlines(true: _Cells, predicted: _Cells, key: str) -> dict[str, float]:
+    """Distances of the outlines; nothing of boxes alone."""
+    if not (true.instances.has_masks and predicted.instances.has_masks):
+        return {}
+    distances = surface_distances(true.labels, predicted.labels, key)
+    return surface_values(distances, true.pixel_size or predicted.pixel_size)
 
 
 def _boxes_report(key: str, n_true: int, n_predicted: int) -> ImageReport:
