@@ -12,6 +12,7 @@ from typing import TypeAlias
 from cellkit import stages
 from cellkit.cli.inputs import STREAM, label_images
 from cellkit.cli.reporting import counted_images, progress
+from cellkit.data.coco import CocoLabels
 from cellkit.data.folders import frame_key, unmarked
 from cellkit.data.layouts import LabelRef, find_images, find_truth, read_names
 from cellkit.data.predicted import find_predicted
@@ -182,8 +183,16 @@ def score_all(
     problems.unmatched += [f"{key}: no prediction" for key in references if key not in seen]
     if not images:
         raise _nothing(truth, prediction, problems)
+    images = _by_image_id(images, references)
     report = set_report(images, settings.coco)
     return Scores(prediction=prediction, references=references, images=images, report=report, problems=problems)
+
+
+def _by_image_id(images: list[Scored], references: dict[str, LabelRef]) -> list[Scored]:
+    """Images of a COCO file by their ids, as COCO takes them where detections of several have the same score."""
+    ids = {key: labels.image_id for key, labels in references.items() if isinstance(labels, CocoLabels)}
+    known = [(number, image) for image in images if isinstance(number := ids.get(image.report.key), int)]
+    return [image for _, image in sorted(known, key=lambda pair: pair[0])] if len(known) == len(images) else images
 
 
 def images_by_key(truth: str, folder: str | None) -> dict[str, str]:

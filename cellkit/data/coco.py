@@ -62,6 +62,7 @@ class CocoLabels:
         purpose: ``training`` leaves crowds out and refuses boxes alone; ``truth`` has the crowds after the objects;
             ``prediction`` has no crowds, keeps objects without a pixel (they were predicted, and are wrong), and takes
             areas from the masks or boxes as pycocotools does, whatever the file says.
+        image_id: id of the image in the file; it decides where COCO's rules leave a tie between images.
     """
 
     file: Path
@@ -70,6 +71,7 @@ class CocoLabels:
     entries: tuple[Entry, ...] = field(repr=False)
     has_masks: bool = True
     purpose: Purpose = "training"
+    image_id: Hashable = None
 
     @property
     def name(self) -> str:
@@ -202,7 +204,7 @@ def _read(path: Path, changed: int, size: int) -> CocoFile | None:
     return CocoFile(
         path=path,
         labels={
-            image.name: CocoLabels(path, image.name, image.size, grouped[image.id], has_masks)
+            image.name: CocoLabels(path, image.name, image.size, grouped[image.id], has_masks, image_id=image.id)
             for image in images.values()
         },
         image_ids={image.name: image.id for image in images.values()},

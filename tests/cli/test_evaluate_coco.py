@@ -7,6 +7,7 @@ import copy
 import io
 import json
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import tifffile
@@ -17,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from cellkit.ops.run_lengths import decode
 
 SHAPE = (96, 128)
+FILES = {11: "late.png", 12: "early.png"}  # by name they come in another order than by id
 NAMES = ("coco/{}/AP", "coco/{}/AP50", "coco/{}/AP75", "coco/{}/APs", "coco/{}/APm", "coco/{}/APl")
 
 
@@ -53,7 +55,7 @@ def files(tmp_path):
             )
             found = disc(centre + rng.normal(0, 1.2, 2), radius * rng.uniform(0.8, 1.2))
             results.append(entry(None, image, category, found, score=float(rng.uniform())))
-    images = [{"id": i, "file_name": f"{i}.png", "height": SHAPE[0], "width": SHAPE[1]} for i in (11, 12)]
+    images = [{"id": i, "file_name": FILES[i], "height": SHAPE[0], "width": SHAPE[1]} for i in (11, 12)]
     categories = [{"id": 3, "name": "round"}, {"id": 4, "name": "flat"}]
     truth = {"images": images, "annotations": annotations, "categories": categories}
     results = [{name: value for name, value in result.items() if name != "id"} for result in results]
@@ -93,6 +95,22 @@ def test_results_are_scored_as_by_pycocotools(cellkit, tmp_path, files, kind):
     assert [pooled[name.format(kind)] for name in NAMES] == reference(truth, results, kind, categories=False)
 
 
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+def test_ties_of_scores_are_broken_by_image_ids(cellkit, tmp_path, files, kind):
+    truth, results = files
+    for result in results:
+        result["score"] = 0.5
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "images").mkdir()
+    for name in FILES.values():
+        iio.imwrite(tmp_path / "images" / name, np.zeros(SHAPE, np.uint8))
+    for root in (tmp_path / "truth.json", tmp_path):
+        done = cellkit("evaluate", root, tmp_path / "results.json", "--json")
+        assert done.code == 0, done.err
+        pooled = json.loads(done.text)["pooled"]
+        assert [pooled[name.format(kind)] for name in NAMES] == reference(truth, results, kind)
+
+
 def test_label_images_have_no_categories_and_no_overlap(cellkit, tmp_path, files):
     truth, _ = files
     (tmp_path / "labels").mkdir()
@@ -101,7 +119,7 @@ def test_label_images_have_no_categories_and_no_overlap(cellkit, tmp_path, files
         for annotation in truth["annotations"]:
             if annotation["image_id"] == image and not annotation["iscrowd"]:
                 labels[decode(plain(annotation["segmentation"]))] = annotation["id"]
-        tifffile.imwrite(tmp_path / "labels" / f"{image}.tif", labels)
+        tifffile.imwrite(tmp_path / "labels" / FILES[image].replace("png", "tif"), labels)
     done = cellkit("evaluate", tmp_path / "truth.json", tmp_path / "labels", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.text)
