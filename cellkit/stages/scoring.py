@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ from cellkit.overlap import ordered_map
 from cellkit.stages.outcomes import Failure
 
 KINDS: tuple[Kind, ...] = ("segm", "bbox")
+LARGE = 4_000_000  # pixels, from where a thread for the outlines pays
 NOTED = ("ids", "areas", "boxes", "scores", "categories", "crowd")  # what annotations tell of each object
 
 
@@ -162,12 +165,11 @@ def _scored(reference: LabelRef, item: LabelImage | Reference, settings: ScoreSe
         true = _cells(reference.read(_shape_of(item.labels)), item.key)
     else:
         true, predicted = (_cells(side, item.key) for side in _read_both(reference, item.labels))
-    with ThreadPoolExecutor(1, "cellkit-outlines") as beside:  # of a large image they take as long as all the rest
-        outlines = beside.submit(_outlines, true, predicted, item.key) if settings.surfaces else None
+    outlines = partial(_outlines, true, predicted, item.key) if settings.surfaces else dict
+    with _beside(outlines, large=true.labels.size > LARGE) as distances:
         report, table = _report(true, predicted, item.key)
         coco = _coco(true, predicted, settings.coco, item.key, KINDS if table is not None else ("bbox",))
-        if outlines is not None:
-            report = replace(report, values=report.values | outlines.result())
+        report = replace(report, values=report.values | distances())
     return Scored(
         report=report,
         coco=coco,
@@ -175,6 +177,16 @@ def _scored(reference: LabelRef, item: LabelImage | Reference, settings: ScoreSe
         scores=predicted.instances.scores[np.argsort(predicted.instances.ids, kind="stable")],
         predicted=predicted.instances if settings.keep else None,
     )
+
+
+@contextmanager
+def _beside(work: Callable[[], dict[str, float]], *, large: bool) -> Iterator[Callable[[], dict[str, float]]]:
+    """What gives the result of some work: in a thread where it takes as long as all the rest, else when it is asked."""
+    if not large:
+        yield work
+        return
+    with ThreadPoolExecutor(1, "cellkit-outlines") as pool:
+        yield pool.submit(work).result
 
 
 def _report(true: _Cells, predicted: _Cells, key: str) -> tuple[ImageReport, Intersections | None]:
