@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Self, TypeAlias
 
 NetworkName: TypeAlias = Literal["unet", "style-unet"]
-RepresentationName: TypeAlias = Literal["flow"]
+RepresentationName: TypeAlias = Literal["flow", "mask", "border", "hover"]
 PretrainMethodName: TypeAlias = Literal["supervised"]
 NormalisationName: TypeAlias = Literal["percentile", "minmax", "none"]
 PrecisionName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]

@@ -18,9 +18,11 @@ import typer
 from typer.exceptions import TyperException
 
 from cellkit import __version__
+from cellkit.cli.convert import convert
 from cellkit.cli.demo import demo
 from cellkit.cli.evaluate import evaluate
 from cellkit.cli.info import info
+from cellkit.cli.measure import measure
 from cellkit.cli.postprocess import postprocess
 from cellkit.cli.predict import predict
 from cellkit.cli.pretrain import pretrain
@@ -35,6 +37,8 @@ VERBS: dict[str, Callable[..., Any]] = {  # in the order of the work
     "predict": predict,
     "postprocess": postprocess,
     "evaluate": evaluate,
+    "measure": measure,
+    "convert": convert,
     "view": view,
     "info": info,
 }

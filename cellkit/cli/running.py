@@ -13,13 +13,14 @@ from cellkit.cli.listing import DECODING, OPTIONS, SETTINGS
 from cellkit.cli.places import place_of
 from cellkit.cli.reporting import Tally
 from cellkit.cli.settings import apply, assignments, names_of
-from cellkit.config import JsonValue, PrecisionName, Settings
+from cellkit.config import NO_SETTINGS, JsonValue, PrecisionName, Settings
 from cellkit.engine.device import Device
 from cellkit.engine.device import open_device as engine_open_device
 from cellkit.errors import CellkitError, UsageError
 from cellkit.io.images import describe as describe_image
 from cellkit.io.sources import Source
 from cellkit.stages import PredictSettings
+from cellkit.stages.model import decode_settings
 from cellkit.stages.prediction import scale_of
 
 log = logging.getLogger(__name__)
@@ -65,9 +66,16 @@ def open_device(device: str, precision: str) -> Device:
     return opened
 
 
-def open_model(model: str, device: str, precision: str, settings: PredictSettings) -> stages.Model:
-    """The model on its device; says on ``-v`` what runs."""
+def open_model(
+    model: str, device: str, precision: str, settings: PredictSettings, overrides: Settings = NO_SETTINGS
+) -> stages.Model:
+    """The model on its device; says on ``-v`` what runs.
+
+    Raises:
+        UsageError: an override of decoding is none that its representation has.
+    """
     ready = stages.load_model(model, open_device(device, precision))
+    decode_settings(ready.representation, ready.checkpoint.representation.settings, overrides)
     spec = ready.checkpoint.network
     log.info(
         "model: %s (%s, %s, widths %s), scale %.4g",

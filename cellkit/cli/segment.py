@@ -42,7 +42,7 @@ def segment(
         return running.show_reading(sources, output, suffix)
     total = inputs.count_of(sources)
     with places.opened(output, "labels", on_exists, suffix, inputs.places(sources)) as sink:
-        ready = running.open_model(model, device, precision, chosen)
+        ready = running.open_model(model, device, precision, chosen, overrides)
         outcomes = stages.segment(sources, ready, chosen, overrides, workers=workers, is_done=sink.is_done)
         tally = reporting.deliver(outcomes, sink, total=total, quiet=quiet, as_json=as_json)
     tally.check(inputs.named(images), output)

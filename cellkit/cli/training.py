@@ -12,7 +12,7 @@ from cellkit.cli import reporting, running
 from cellkit.cli.inputs import named
 from cellkit.cli.listing import DECODING, OPTIONS, TRAINING
 from cellkit.cli.settings import apply, assignments, names_of
-from cellkit.config import ModelSettings, NetworkName, OnExists, Preprocessing, RepresentationName
+from cellkit.config import NO_SETTINGS, ModelSettings, NetworkName, OnExists, Preprocessing, RepresentationName
 from cellkit.data.augment import Augmentation
 from cellkit.data.dataset import Dataset, Pair, merge
 from cellkit.data.layouts import find_pairs, read_names, select
@@ -20,6 +20,8 @@ from cellkit.data.splits import split
 from cellkit.engine import FitSettings, distributed
 from cellkit.errors import NoInputError, OutputError, UsageError
 from cellkit.io.atomic import check_writable
+from cellkit.representations import REPRESENTATIONS
+from cellkit.stages.model import decode_settings
 from cellkit.stages.pretraining import Recipe, TrainingFiles, pretrain
 
 log = logging.getLogger(__name__)
@@ -50,11 +52,11 @@ def recipe(
     values = assignments(texts, TRAINING, OPTIONS["pretrain"])
     model = apply(ModelSettings, values, network=network, representation=representation)
     preprocessing = apply(Preprocessing, values, diameter=diameter)
-    decoding = names_of(*DECODING)
-    for kind in DECODING:
-        apply(kind, values).check()
+    names = names_of(*DECODING)
+    decoding = {name: value for name, value in values.items() if name in names}
+    decode_settings(REPRESENTATIONS[representation], NO_SETTINGS, decoding)  # checks them
     return Recipe(
-        decoding={name: value for name, value in values.items() if name in decoding},
+        decoding=decoding,
         model=model,
         preprocessing=preprocessing,
         augmentation=apply(Augmentation, values),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from cellkit.ops.drawing import shade
 
@@ -91,6 +91,11 @@ def probabilities(maps: Maps) -> Picture:
     return ramp(maps[0])
 
 
+def classes(maps: Maps) -> Picture:
+    """Probability of the last of several classes from their logits (C, h, w): dark blue for 0 to yellow for 1."""
+    return ramp(softmax(maps, axis=0)[-1])
+
+
 def embeddings(maps: Maps) -> Picture:
     """Embeddings (C, h, w) as red, green and blue of their first three principal components.
 
@@ -153,10 +158,14 @@ PAINTERS: dict[str, Painter] = {
     "vectors": Painter(vectors, wheel),
     "logits": Painter(logits, scale),
     "probabilities": Painter(probabilities, scale),
+    "classes": Painter(classes, scale),
     "embeddings": Painter(embeddings, components),
 }
 MAPS: dict[str, tuple[MapView, ...]] = {  # by name of the representation
     "flow": (MapView("flow", "vectors", (0, 1)), MapView("cell probability", "logits", (2,))),
+    "mask": (MapView("cell probability", "classes", (0, 1)),),
+    "border": (MapView("inner probability", "classes", (0, 2, 1)), MapView("border probability", "classes", (0, 1, 2))),
+    "hover": (MapView("distance from the centre", "vectors", (0, 1)), MapView("cell probability", "logits", (2,))),
 }
 
 

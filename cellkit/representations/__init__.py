@@ -7,11 +7,17 @@ and a test.
 from __future__ import annotations
 
 from cellkit.config import RepresentationName
+from cellkit.representations.border import BORDER
 from cellkit.representations.flow import FLOW
+from cellkit.representations.hover import HOVER
+from cellkit.representations.mask import MASK
 from cellkit.representations.representation import DecodeSettings, Representation
 
 __all__ = ["REPRESENTATIONS", "DecodeSettings", "Representation"]
 
 REPRESENTATIONS: dict[RepresentationName, Representation] = {
     "flow": FLOW,
+    "mask": MASK,
+    "border": BORDER,
+    "hover": HOVER,
 }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from torch import nn
 
 from cellkit.config import NO_SETTINGS, Preprocessing, Settings
 from cellkit.engine.device import Device, prepare
-from cellkit.errors import ModelError
+from cellkit.errors import ModelError, UsageError
 from cellkit.io.checkpoints import Checkpoint, load_checkpoint, model_path
 from cellkit.networks import build
 from cellkit.provenance import digest_of
@@ -71,7 +71,16 @@ def load_model(name: str | Path, device: Device) -> Model:
 def decode_settings(
     representation: Representation, stored: Settings, overrides: Settings = NO_SETTINGS
 ) -> DecodeSettings:
-    """Settings of decoding: those stored with the model or prediction, overridden by the user's."""
+    """Settings of decoding: those stored with the model or prediction, overridden by the user's.
+
+    Raises:
+        UsageError: an override is no setting of this representation, or has a value that it cannot have.
+    """
+    known = [field.name for field in fields(representation.settings)]  # type: ignore[arg-type]
+    for name in overrides:
+        if name not in known:
+            problem = f"'{name}' is no setting of '{representation.name}'"
+            raise UsageError("--set", problem, f"choose from {', '.join(known)}")
     settings = representation.settings.from_dict({**stored, **overrides})
     settings.check()
     return settings

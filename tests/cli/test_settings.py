@@ -68,3 +68,15 @@ def test_list_shows_defaults_and_meanings():
     assert lines[1] == "form=round\tof the cake."
     assert lines[2] == "layers=1,2"
     assert lines[4] == "fan=false"
+
+
+def test_settings_of_another_representation_are_refused(cellkit, tmp_path, crops, model):
+    images, output = crops / "images", tmp_path / "out"
+    wrong = cellkit("segment", images, "-m", model, "-o", f"{output}/", "--set", "seed_area=3")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    assert "--set: 'seed_area' is no setting of 'flow' (choose from cell_threshold, " in wrong.err
+    assert not output.exists()
+    command = ("pretrain", crops, "-o", tmp_path / "m.ckpt", "--representation", "mask", "--steps", "1")
+    wrong = cellkit(*command, "--set", "flow_threshold=0.3")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    assert "'flow_threshold' is no setting of 'mask'" in wrong.err

@@ -1,0 +1,31 @@
+"""cellkit convert."""
+
+from __future__ import annotations
+
+from cellkit.cli import convert_options as c
+from cellkit.cli import options as o
+
+
+def convert(
+    labels: c.Labels,
+    output: c.Output,
+    to: c.To = None,
+    on_exists: o.OnExists = "skip",
+    as_json: o.Json = False,
+    verbose: o.Verbose = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Write cells as other tools read them.
+
+    Reads labels in any layout; writes files of Cellpose, ImageJ, QuPath, COCO, the Cell Tracking Challenge, one PNG per
+    cell, and label images. Outlines go along the edges of pixels, so that filling them gives the same pixels.
+    Where a format cannot hold overlapping cells, a warning says how many pixels are lost.
+    """
+    from cellkit.cli import convert_running, reporting
+
+    reporting.set_up_logging("convert", verbose, quiet)
+    chosen = c.format_of(output, to)
+    found = convert_running.find(labels)
+    with convert_running.delivered(output, chosen, on_exists, found) as (outcomes, sink):
+        tally = reporting.deliver(outcomes, sink, total=len(found), quiet=quiet, as_json=as_json)
+    tally.check(labels, output)

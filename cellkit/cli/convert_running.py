@@ -1,0 +1,95 @@
+"""What ``cellkit convert`` reads, and the sink it writes into."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+from cellkit.cli import convert_sinks as sinks
+from cellkit.cli.convert_options import is_folder
+from cellkit.config import OnExists
+from cellkit.errors import CellkitError, OutputError, UsageError
+from cellkit.io.sinks import Sink, open_sink
+from cellkit.stages.converting import Cells, Format, Found, find_cells, read_cells
+from cellkit.stages.outcomes import Failure, Skipped
+
+LABEL_FORMATS = ("tif", "png", "h5")
+
+
+def find(root: str) -> list[Found]:
+    """The labelled images, in the order of their layout.
+
+    Raises:
+        NoInputError, InputError: as :func:`cellkit.stages.converting.find_cells`.
+    """
+    return find_cells(root)
+
+
+@contextlib.contextmanager
+def delivered(
+    output: str, to: Format, on_exists: OnExists, found: Sequence[Found]
+) -> Iterator[tuple[Iterator[Cells | Failure | Skipped], Sink]]:
+    """What comes out for each image and the open sink, after all that can be said against the output before any work.
+
+    Raises:
+        UsageError: the output cannot be meant, has no room for the images, or is one of the inputs.
+        LockedError: another run is writing into the folder.
+    """
+    outputs = sinks.Outputs(on_exists, sinks.inputs_of(found))
+    if not is_folder(output) and Path(output).resolve() in outputs.inputs:
+        raise UsageError(output, "the output would take the place of an input", "choose another -o")
+    cells = read_cells(found, to)
+    if to in LABEL_FORMATS:
+        with _label_sink(output, to, outputs, found) as labels:
+            labels.expect(len(found))
+            yield _unless_done(cells, labels), labels
+        return
+    try:
+        opened = _sink(output, to, outputs, found)
+    except OutputError as error:
+        raise UsageError(error.subject, error.problem, error.repair) from error
+    with opened as sink:
+        sink.expect(len(found))
+        yield _prepared(cells, sink), cast(Sink, sink)
+
+
+def _label_sink(output: str, to: Format, outputs: sinks.Outputs, found: Sequence[Found]) -> Sink:
+    if is_folder(output):
+        targets = (Path(output) / f"{one.key}.{to}" for one in found)
+        taken = next((path for path in targets if path.resolve() in outputs.inputs), None)
+        if taken is not None:
+            raise UsageError(taken, "the output would take the place of an input", "choose another -o")
+    return open_sink(output, "labels", outputs.on_exists, f".{to}")
+
+
+def _sink(
+    output: str, to: Format, outputs: sinks.Outputs, found: Sequence[Found]
+) -> sinks.PartsFolder | sinks.PartFile | sinks.CocoSink | sinks.FramesFolder:
+    path = Path(output)
+    if to == "coco":
+        return sinks.CocoSink(path / sinks.COCO_FILE if is_folder(output) else path, outputs)
+    if to == "ctc":
+        return sinks.FramesFolder(path, [one.key for one in found], outputs)
+    return sinks.PartsFolder(path, to, outputs) if is_folder(output) else sinks.PartFile(path, to, outputs)
+
+
+def _unless_done(items: Iterable[Cells | Failure], sink: Sink) -> Iterator[Cells | Failure | Skipped]:
+    for item in items:
+        done = isinstance(item, Cells) and sink.is_done(item.key, item.history)
+        yield Skipped(key=item.key, source=item.source) if done else item
+
+
+def _prepared(items: Iterable[Cells | Failure], sink: sinks.ExportSink) -> Iterator[Cells | Failure | Skipped]:
+    """Cells whose files are encoded and may be written; those whose files are there are skipped."""
+    for item in items:
+        if isinstance(item, Failure):
+            yield item
+            continue
+        try:
+            yield item if sink.prepare(item) else Skipped(key=item.key, source=item.source)
+        except UsageError:
+            raise
+        except CellkitError as error:
+            yield Failure(key=item.key, source=item.source, error=error)

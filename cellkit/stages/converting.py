@@ -1,0 +1,212 @@
+"""Annotated or segmented cells of any layout -> the files of other tools, as bytes."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellkit.data.coco import CocoLabels
+from cellkit.data.layouts import find_images, find_truth
+from cellkit.data.truth import LabelFile, LabelRef, Truth
+from cellkit.errors import CellkitError
+from cellkit.io.export_cellpose import encode_seg_npy
+from cellkit.io.export_coco import CocoImage
+from cellkit.io.export_geojson import Polygons, encode_geojson
+from cellkit.io.export_objects import encode_object, object_file
+from cellkit.io.histories import stored_history
+from cellkit.io.keys import safe_key, split_dataset
+from cellkit.io.label_image import LARGEST_UINT16, LabelImage
+from cellkit.io.label_png import encode_png
+from cellkit.io.labels import write_labels
+from cellkit.ops.contours import Piece, inner_boundary, outlines
+from cellkit.ops.run_lengths import RunLength, decode, encode_labels, pixels_of
+from cellkit.provenance import Record, digest_of, to_json
+from cellkit.stages.outcomes import Failure
+
+Format: TypeAlias = Literal[
+    "tif", "png", "h5", "coco", "roi", "geojson", "geojson.gz", "ctc", "objects", "cellpose", "seg"
+]
+FORMATS: tuple[Format, ...] = get_args(Format)
+FLAT: tuple[Format, ...] = ("tif", "png", "h5", "ctc", "cellpose", "seg")  # a pixel belongs to one object at most
+
+Parts: TypeAlias = Iterator[tuple[str, bytes]]  # name in the output folder, content
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells(LabelImage):
+    """The cells of one image.
+
+    Attributes:
+        image: file name of the image, or what it would be.
+        masks: run lengths of the whole objects, where some overlap: ``masks[i]`` is that of label ``i + 1``; else None.
+        overlapping: pixels that belong to more than one object.
+    """
+
+    image: str
+    masks: tuple[RunLength, ...] | None = None
+    overlapping: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Where the cells of one image are kept.
+
+    Attributes:
+        key: name of the image.
+        ref: its labels.
+        image: its path, or None.
+    """
+
+    key: str
+    ref: LabelRef
+    image: str | None = None
+
+
+def find_cells(root: str) -> list[Found]:
+    """All annotated images of a file or folder.
+
+    Raises:
+        NoInputError, InputError: as :func:`cellkit.data.layouts.find_truth`.
+    """
+    refs, images = find_truth(root), find_images(root)
+    return [Found(key=key, ref=_objects_alone(ref), image=images.get(key)) for key, ref in refs.items()]
+
+
+def _objects_alone(ref: LabelRef) -> LabelRef:
+    """Crowds are no cells, and boxes alone no outlines."""
+    return replace(ref, purpose="training") if isinstance(ref, CocoLabels) else ref
+
+
+def read_cells(found: Sequence[Found], to: Format) -> Iterator[Cells | Failure]:
+    """Read one image after another; one that cannot be read costs itself."""
+    for one in found:
+        try:
+            yield _cells(one, to)
+        except CellkitError as error:
+            yield Failure(key=one.key, source=one.ref.name, error=error)
+
+
+def _cells(found: Found, to: Format) -> Cells:
+    truth = found.ref.read()
+    if truth.overlapping and to in FLAT:
+        message = "%s: %d pixels belong to several objects; '%s' keeps the smallest of them there"
+        logger.warning(message, found.ref.name, truth.overlapping, to)
+    digest = digest_of(np.ascontiguousarray(truth.labels).tobytes())
+    image = split_dataset(found.image)[0] if found.image else f"{found.key}.png"
+    return Cells(
+        key=safe_key(found.key, found.ref.name),
+        source=found.ref.name,
+        labels=truth.labels,
+        scores=truth.scores if truth.annotations is None else truth.annotations.scores.astype(np.float32),
+        pixel_size=truth.pixel_size,
+        history=(*_former(found.ref), Record(verb="convert", arguments={"to": to}, input_digest=digest)),
+        image=Path(image).name,
+        masks=_whole_masks(truth),
+        overlapping=truth.overlapping,
+    )
+
+
+def _former(ref: LabelRef) -> tuple[Record, ...]:
+    """The commands that made a label file of ours."""
+    if isinstance(ref, LabelFile) and ref.dataset is None:
+        return stored_history(Path(ref.name)) or ()
+    return ()
+
+
+def _whole_masks(truth: Truth) -> tuple[RunLength, ...] | None:
+    return truth.masks if truth.overlapping else None
+
+
+def masks_of(cells: Cells) -> tuple[list[int], list[RunLength]]:
+    """Labels of all objects, ascending, and their masks, whole where objects overlap."""
+    if cells.masks is not None:
+        return list(range(1, len(cells.masks) + 1)), list(cells.masks)
+    ids, masks = encode_labels(cells.labels)
+    return ids.tolist(), masks
+
+
+def coco_image(cells: Cells) -> CocoImage:
+    """The objects of an image as a COCO file has them."""
+    labels, masks = masks_of(cells)
+    scores = cells.scores
+    if scores is not None:
+        padded = np.append(scores, np.full(max([*labels, 0]), np.float32(1)))  # labels without a score
+        scores = padded[np.array(labels, np.int64) - 1]
+    return CocoImage(name=cells.image, shape=cells.shape, masks=masks, scores=scores, history=cells.history)
+
+
+def polygons_of(cells: Cells) -> tuple[dict[int, Polygons], dict[int, int]]:
+    """Polygons along the edges of the pixels, and the pixels, of all objects by label."""
+    pieces: dict[int, list[Piece]] = {}
+    for layer in _layers(cells):
+        pieces |= outlines(layer)
+    found: dict[int, Polygons] = {}
+    for label in sorted(pieces):
+        found[label] = [[piece.outer, *piece.holes] for piece in pieces[label]]
+    return found, {label: sum(piece.area for piece in pieces[label]) for label in found}
+
+
+def _layers(cells: Cells) -> Iterator[NDArray[np.int32]]:
+    """Label images without overlaps that have all objects between them, whole."""
+    if cells.masks is None:
+        yield cells.labels
+        return
+    height, width = cells.shape
+    layers: list[NDArray[np.int32]] = []  # flattened by columns, as run lengths are
+    for label, mask in enumerate(cells.masks, 1):
+        pixels = pixels_of(mask)
+        free = next((layer for layer in layers if not layer[pixels].any()), None)
+        if free is None:
+            free = np.zeros(height * width, np.int32)
+            layers.append(free)
+        free[pixels] = label
+    yield from (np.ascontiguousarray(layer.reshape(width, height).T) for layer in layers)
+
+
+def parts_of(cells: Cells, to: Format) -> Parts:
+    """The files of one image in one of the formats that have their own for each image.
+
+    Raises:
+        UsageError: the format cannot hold it.
+    """
+    match to:
+        case "roi":
+            yield f"{cells.key}_rois.zip", _rois(cells)
+        case "geojson" | "geojson.gz":
+            objects, areas = polygons_of(cells)
+            yield f"{cells.key}.{to}", encode_geojson(cells, objects, areas, compress=to == "geojson.gz")
+        case "objects":
+            labels, masks = masks_of(cells)
+            for label, mask in zip(labels, masks, strict=True):
+                yield f"{cells.key}/masks/{object_file(label)}", encode_object(decode(mask))
+        case "cellpose":
+            yield _cellpose_masks(cells)
+        case "seg":
+            boundary = inner_boundary(cells.labels)
+            yield f"{cells.key}_seg.npy", encode_seg_npy(cells.image, cells.labels, boundary, to_json(cells.history))
+        case _:
+            raise ValueError(f"{to} has no files of its own for each image")
+
+
+def _rois(cells: Cells) -> bytes:
+    from cellkit.io.export_roi import encode_rois  # roifile only when it is needed
+
+    return encode_rois(cells.source, cells.shape, polygons_of(cells)[0], cells.header.to_json())
+
+
+def _cellpose_masks(cells: Cells) -> tuple[str, bytes]:
+    """PNG as Cellpose writes it, or TIFF above 65,535."""
+    if cells.largest <= LARGEST_UINT16:
+        return f"{cells.key}_cp_masks.png", encode_png(cells)
+    memory = io.BytesIO()
+    write_labels(memory, cells)
+    return f"{cells.key}_cp_masks.tif", memory.getvalue()
