@@ -239,7 +239,7 @@ def entry() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _terminate)
     code = main(sys.argv[1:])
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         leave(code)
     sys.exit(code)
 

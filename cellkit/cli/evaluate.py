@@ -36,17 +36,17 @@ def evaluate(
     and DET, AJI, IoU, Dice and surface distances of the foreground, splits and merges: per image, as means over
     images with intervals, and pooled over the set. cellkit-metrics(7) defines each.
     """
-    from cellkit.cli import reporting, scoring, verdicts
+    from cellkit.cli import evaluating, reporting, scoring
 
     reporting.set_up_logging("evaluate", verbose, quiet)
     if curve is not None:
-        return verdicts.fit_curves(curve, (truth, prediction, compare), as_json=as_json)
-    outputs = verdicts.Outputs(csv=csv, objects=objects, markdown=markdown, html=html, as_json=as_json, images=images)
+        return evaluating.fit_curves(curve, (truth, prediction, compare), as_json=as_json)
+    outputs = evaluating.Outputs(csv=csv, objects=objects, markdown=markdown, html=html, as_json=as_json, images=images)
     coco = scoring.coco_settings(coco_areas, max_dets, categories=categories)
-    request = verdicts.Request(
+    request = evaluating.Request(
         truth=truth, names=names, coco=coco, surfaces=surfaces, group_by=group_by, workers=workers, quiet=quiet
     )
     gates = scoring.parse_gates("--fail-under", fail_under, coco) + scoring.parse_gates("--fail-over", fail_over, coco)
     if compare is not None:
-        return verdicts.compare(request, prediction, compare, outputs, gates, allow_missing=allow_missing)
-    return verdicts.score(request, prediction, outputs, gates, allow_missing=allow_missing)
+        return evaluating.compare(request, prediction, compare, outputs, gates, allow_missing=allow_missing)
+    return evaluating.score(request, prediction, outputs, gates, allow_missing=allow_missing)

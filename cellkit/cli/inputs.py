@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from cellkit.data.truth import Truth, check_shape
 from cellkit.errors import InputError, NoInputError, UsageError
 from cellkit.io.images import ReadOptions
 from cellkit.io.keys import HDF5_SUFFIXES, key_of, split_dataset, suffix_of
@@ -28,6 +30,23 @@ from cellkit.stages.outcomes import Failure
 STREAM = "-"
 
 SHOWN = 3  # inputs named in a message; the rest is counted
+
+
+@dataclass(frozen=True, eq=False)
+class HeldLabels:
+    """Labels that came through a stream."""
+
+    image: LabelImage
+
+    @property
+    def name(self) -> str:
+        """The member of the stream."""
+        return self.image.source
+
+    def read(self, shape: tuple[int, int] | None = None) -> Truth:
+        """The labels; see :class:`LabelRef`."""
+        check_shape(self.name, self.image.shape, shape)
+        return Truth(labels=self.image.labels, scores=self.image.scores, pixel_size=self.image.pixel_size)
 
 
 def named(inputs: Sequence[str]) -> str:

@@ -11,9 +11,9 @@ from typing import TypeAlias
 from cellkit.cli import inputs
 from cellkit.cli.inputs import STREAM, read_options
 from cellkit.data.folders import frame_key, unmarked
-from cellkit.data.layouts import LabelRef, Truth, find_truth
+from cellkit.data.layouts import LabelRef, find_truth
 from cellkit.data.predicted import find_predicted
-from cellkit.data.truth import LabelFile, check_shape
+from cellkit.data.truth import LabelFile
 from cellkit.errors import CellkitError, InputError, UsageError
 from cellkit.io.images import Image, ReadOptions, describe
 from cellkit.io.keys import split_dataset
@@ -42,23 +42,6 @@ class Found:
     pairs: Items
     count: int | None
     files: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class StreamedLabels:
-    """Labels that came through a stream."""
-
-    image: LabelImage
-
-    @property
-    def name(self) -> str:
-        """The member of the stream."""
-        return self.image.source
-
-    def read(self, shape: tuple[int, int] | None = None) -> Truth:
-        """The labels; see :class:`LabelRef`."""
-        check_shape(self.name, self.image.shape, shape)
-        return Truth(labels=self.image.labels, scores=self.image.scores, pixel_size=self.image.pixel_size)
 
 
 def check(pixel_size: float | None, image: str | None, crops: str | None, crop_size: int | None) -> None:
@@ -175,7 +158,7 @@ def _streamed(images: Images | None) -> Items:
         if isinstance(item, Failure):
             yield item
         elif images is None:
-            yield Pair(key=item.key, labels=StreamedLabels(item))
+            yield Pair(key=item.key, labels=inputs.HeldLabels(item))
         else:
             yield images.paired(item)
 
@@ -199,7 +182,7 @@ class Images:
     def paired(self, item: LabelImage) -> Pair | Failure:
         """Labels with their image, or why there is none."""
         key = item.key if self._source(item.key) else frame_key(item.key) or unmarked(item.key)
-        labels, source = StreamedLabels(replace(item, key=key)), self._source(key)
+        labels, source = inputs.HeldLabels(replace(item, key=key)), self._source(key)
         if source is None:
             return _alone(key, labels, self._name, optional=self._optional)
         try:

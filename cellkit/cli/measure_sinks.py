@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ from numpy.typing import NDArray
 
 from cellkit import __version__
 from cellkit.cli.inputs import STREAM
+from cellkit.cli.places import protect, send
 from cellkit.cli.reporting import counted_images
 from cellkit.config import OnExists
 from cellkit.errors import OutputError, UsageError
-from cellkit.io.atomic import check_writable, output_error, remove_leftovers, written_whole
+from cellkit.io.atomic import check_writable, remove_leftovers, written_whole
 from cellkit.io.label_tiff import MICROMETRES_PER_CENTIMETRE
 from cellkit.io.sink_base import BaseSink, is_up_to_date, twice
 from cellkit.io.sinks import FolderSink
@@ -92,7 +92,7 @@ class TableFile:
             return
         self._suffix = check_table_name(output)
         self._path = Path(output)
-        _protect(self._path, taken)
+        protect(self._path, taken)
         check_writable(self._path)
         remove_leftovers(self._path.parent, self._path.name)
         if self._path.exists() and on_exists == "error":
@@ -101,7 +101,7 @@ class TableFile:
     def write(self, images: Sequence[Measured]) -> None:
         """Write all rows."""
         if self._path is None:
-            _send(encode_table(table_of(images)))
+            send(encode_table(table_of(images)))
         else:
             _place(self._path, encode_table(table_of(images), self._suffix), self._on_exists)
 
@@ -126,7 +126,7 @@ class CropFolder(FolderSink):
 
         def written(crop: Crop) -> None:
             path = self.path_of(f"{item.key}_{crop.label:0{LABEL_DIGITS}d}")
-            _protect(path, self._taken)
+            protect(path, self._taken)
             _place(path, encode_crop(crop.pixels, item.pixel_size, rgb=rgb), self._on_exists)
 
         for _ in ordered_map(written, crops(item, size=self._cut.size, blank=self._cut.blank), self._cut.workers):
@@ -214,18 +214,3 @@ def _place(path: Path, data: bytes, on_exists: OnExists) -> None:
         raise UsageError(path, problem, "add --on-exists overwrite, or choose another name")
     with written_whole(path) as part:
         part.write_bytes(data)
-
-
-def _protect(path: Path, taken: set[Path]) -> None:
-    if path.resolve() in taken:
-        raise UsageError(path, "the output would take the place of an input", "choose another name")
-
-
-def _send(data: bytes) -> None:
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise output_error(STREAM, error) from error

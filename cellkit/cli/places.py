@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cellkit.config import OnExists
 from cellkit.errors import UsageError
+from cellkit.io.atomic import output_error
 from cellkit.io.keys import HDF5_SUFFIXES, split_dataset
 from cellkit.io.sink_base import Kind
 from cellkit.io.sinks import STREAM, Sink, names_folder, open_sink
@@ -55,3 +57,33 @@ def _protect(output: str, inputs: Iterable[tuple[str, str]], suffix: str) -> Non
         with contextlib.suppress(OSError):  # one of them is not there
             if file.samefile(target):
                 raise UsageError(path, "its output would take its own place", "choose another -o")
+
+
+def protect(path: Path, inputs: set[Path]) -> None:
+    """Refuse an output that would take the place of an input.
+
+    Args:
+        path: the output.
+        inputs: files that are read, resolved.
+
+    Raises:
+        UsageError: it is one of them.
+    """
+    if path.resolve() in inputs:
+        raise UsageError(path, "the output would take the place of an input", "choose another name")
+
+
+def send(data: bytes) -> None:
+    """Write one file to stdout.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+        OutputError: the disk behind it is full.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise output_error(STREAM, error) from error

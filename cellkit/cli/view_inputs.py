@@ -11,14 +11,13 @@ from typing import TypeAlias
 
 from cellkit.cli import inputs
 from cellkit.cli.inputs import STREAM, read_options
-from cellkit.data.layouts import LabelRef, Truth, find_truth
+from cellkit.data.layouts import LabelRef, find_truth
 from cellkit.data.predicted import find_predicted
-from cellkit.data.truth import LabelFile, check_shape
+from cellkit.data.truth import LabelFile
 from cellkit.errors import CellkitError, InputError, NoInputError, UsageError
 from cellkit.io.grouped_hdf5 import FORMAT_NAME, MAGIC, opened, text_of
 from cellkit.io.images import ReadOptions, describe
 from cellkit.io.keys import split_dataset
-from cellkit.io.labels import LabelImage
 from cellkit.io.maps import KIND, Prediction, read_predictions
 from cellkit.io.sources import Source
 from cellkit.ops.map_pictures import views_of
@@ -52,23 +51,6 @@ class Views:
     def count(self) -> int:
         """Pictures to come."""
         return max(len(self.shapes), len(self.sources), len(self.predictions))
-
-
-@dataclass(frozen=True, eq=False)
-class HeldLabels:
-    """Labels that came through a stream."""
-
-    image: LabelImage
-
-    @property
-    def name(self) -> str:
-        """The member of the stream."""
-        return self.image.source
-
-    def read(self, shape: tuple[int, int] | None = None) -> Truth:
-        """The labels; see :class:`LabelRef`."""
-        check_shape(self.name, self.image.shape, shape)
-        return Truth(labels=self.image.labels, pixel_size=self.image.pixel_size)
 
 
 def settings(style: str, size: int | None, contrast: str, pixel_size: float | None) -> ViewSettings:
@@ -220,7 +202,7 @@ def _streamed() -> Iterator[tuple[str, LabelRef]]:
     for item in inputs.label_images([STREAM]):
         if isinstance(item, Failure):
             raise item.error
-        yield item.key, HeldLabels(item)
+        yield item.key, inputs.HeldLabels(item)
 
 
 def files(views: Views, both: Both) -> list[str]:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from cellkit.cli.places import protect, send
 from cellkit.cli.view_inputs import Views
 from cellkit.config import OnExists
 from cellkit.errors import InputError, OutputError, UsageError
-from cellkit.io.atomic import check_writable, output_error, remove_leftovers, written_whole
+from cellkit.io.atomic import check_writable, remove_leftovers, written_whole
 from cellkit.io.histories import stored_history
 from cellkit.io.label_image import LabelHeader
 from cellkit.io.pictures import JPEG_MAGIC
@@ -91,7 +92,7 @@ class PictureFolder(FolderSink):
     def is_done(self, key: str, history: History) -> bool:
         """Whether the picture is there with this history."""
         path = self.path_of(key)
-        _protect(path, self._inputs)
+        protect(path, self._inputs)
         return path.exists() and is_up_to_date(path, history_in(path), history, self._on_exists)
 
     def write(self, item: Any) -> None:  # noqa: ANN401 - a Picture
@@ -124,7 +125,7 @@ class PictureFile(BaseSink):
             if sys.stdout.buffer.isatty():
                 raise UsageError(STREAM, "refuse to write binary to a terminal", "add > FILE, | COMMAND or -o FILE.png")
             return
-        _protect(path, {Path(name).resolve() for name in inputs})
+        protect(path, {Path(name).resolve() for name in inputs})
         check_writable(path)
         remove_leftovers(path.parent, path.name)
         if path.exists():
@@ -156,28 +157,13 @@ class PictureFile(BaseSink):
         if self._plan is not None and self._has(history):
             return
         if self._path is None:
-            _send(encode(pixels, history, ".png"))
+            send(encode(pixels, history, ".png"))
             return
         with written_whole(self._path) as part:
             part.write_bytes(encode(pixels, history, self._path.suffix))
 
     def discard(self) -> None:
         """Nothing was written yet."""
-
-
-def _send(data: bytes) -> None:
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise output_error(STREAM, error) from error
-
-
-def _protect(path: Path, inputs: set[Path]) -> None:
-    if path.resolve() in inputs:
-        raise UsageError(path, "the picture would take the place of an input", "choose another -o")
 
 
 def encode(pixels: NDArray[np.uint8], history: History, suffix: str) -> bytes:

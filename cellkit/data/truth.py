@@ -141,16 +141,8 @@ class MaskFiles:
         return replace(flatten(encode(masks), shape), pixel_size=pixel_size)
 
 
-def read_mask(path: str) -> NDArray[np.bool_]:
-    """Read the mask of one object, (H, W): what is not 0 in any channel; alpha does not count.
-
-    Raises:
-        InputError: as :func:`cellkit.io.images.read_images`.
-    """
-    return _inside(next(read_images(path)))
-
-
 def _inside(image: Image) -> NDArray[np.bool_]:
+    """The mask of one object, (H, W): what is not 0 in any channel; alpha does not count."""
     inside: NDArray[np.bool_] = np.asarray(image.pixels[:, :, :].astype(bool).any(axis=0))
     return inside
 

@@ -7,15 +7,14 @@ All metrics share the same draws, so that the intervals of several metrics belon
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellkit.metrics.counting import Metric
-from cellkit.metrics.reports import ImageReport, SetReport, values_of
+from cellkit.metrics.reports import ImageReport, SetReport
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -81,39 +80,6 @@ def _summary(column: Floats, mean: float, low: float, high: float) -> Summary:
         low=low,
         high=high,
     )
-
-
-def pooled_intervals(
-    report: SetReport,
-    metrics: Mapping[str, Metric],
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """Bootstrap interval of each pooled value: the metrics of the summed counts of drawn images.
-
-    Args:
-        report: the images, with their counts.
-        metrics: functions of counts, e.g. :data:`cellkit.metrics.METRICS`.
-        resamples: as in :func:`summarise_values`; the draws are the same.
-        level: as there.
-        seed: as there.
-
-    Returns:
-        Lower and upper end by name; NaN where there are fewer than two images.
-    """
-    images = ordered(report.images)
-    if not images:
-        return {}
-    names = list(images[0].counts)
-    table = np.array([[image.counts[name] for name in names] for image in images], np.float64)
-    drawn = [
-        values_of(dict(zip(names, row, strict=True)), metrics)
-        for weights in _draws(len(images), resamples, seed)
-        for row in (weights @ table).tolist()
-    ]
-    return {name: _interval(np.array([values[name] for values in drawn]), len(images), level) for name in drawn[0]}
 
 
 def mean_intervals(

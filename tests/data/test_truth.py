@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from cellkit.data.truth import LabelFile, MaskFiles, StackedLabels, encode, flatten, paint, read_mask
+from cellkit.data.truth import LabelFile, MaskFiles, StackedLabels, encode, flatten, paint
 from cellkit.errors import InputError
 from cellkit.io.label_hdf5 import encode_hdf5
 from cellkit.io.labels import LabelImage, write_labels
@@ -62,7 +62,8 @@ def test_alpha_of_a_mask_does_not_count(tmp_path, crossing_worms):
     rgba[..., 3] = 255
     rgba[crossing_worms[0], 1] = 200
     iio.imwrite(tmp_path / "m.png", rgba)
-    np.testing.assert_array_equal(read_mask(str(tmp_path / "m.png")), crossing_worms[0])
+    found = MaskFiles("m", (str(tmp_path / "m.png"),)).read()
+    np.testing.assert_array_equal(found.labels, crossing_worms[0])
 
 
 def test_another_size_than_the_image_is_refused(tmp_path, crossing_worms):
@@ -78,7 +79,7 @@ def test_bad_mask_files_are_named(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     for name, problem in [("text.png", "is not an image"), ("gone.png", "does not exist")]:
         with pytest.raises(InputError, match=f"{name}: {problem}"):
-            read_mask(str(tmp_path / name))
+            MaskFiles("masks", (str(tmp_path / name),)).read()
     with pytest.raises(InputError) as caught:
         MaskFiles("no masks", ()).read()
     assert str(caught.value) == "no masks: there is no mask, and no image that tells the size (name the images too)"

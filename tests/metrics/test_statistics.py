@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cellkit.metrics import METRICS, ImageReport, SetReport, score, statistics, summarise
-from cellkit.metrics.statistics import mean_intervals, pooled_intervals, summarise_values
+from cellkit.metrics import ImageReport, SetReport, score, statistics, summarise
+from cellkit.metrics.statistics import mean_intervals, summarise_values
 
 NAN = math.nan
 
@@ -94,14 +94,12 @@ def test_values_of_the_set_alone_have_no_summary():
 
 def test_a_set_without_images():
     assert summarise_values(summarise([])) == {}
-    assert pooled_intervals(summarise([]), METRICS) == {}
 
 
 def test_the_order_of_images_changes_no_bit(real_pairs):
     images = [score(*pair, key=f"image {i}") for i, pair in enumerate(real_pairs)]
     there, back = summarise(images), summarise(images[::-1])
     assert repr(summarise_values(there)) == repr(summarise_values(back))  # as text, NaN equals NaN
-    assert repr(pooled_intervals(there, METRICS)) == repr(pooled_intervals(back, METRICS))
 
 
 def test_seeds_differ_a_little():
@@ -118,20 +116,3 @@ def test_blocks_change_nothing(monkeypatch):
     whole = mean_intervals(table)
     monkeypatch.setattr(statistics, "BLOCK", 100)
     assert np.array(mean_intervals(table)) == pytest.approx(np.array(whole), rel=1e-12)
-
-
-def test_pooled_interval_is_of_summed_counts(situation):
-    """Perfect and empty predictions of the same cells: of two drawn images, 0, 1 or 2 are perfect."""
-    images = [score(*situation(name), key=name) for name in ("perfect", "empty_prediction")]
-    intervals = pooled_intervals(summarise(images), METRICS)
-    assert intervals["recall@0.5"] == (0.0, 1.0)
-    assert intervals["n_true"] == (4.0, 4.0)
-    assert pooled_intervals(summarise(images), METRICS, level=0.4)["recall@0.5"] == (0.5, 0.5)
-    alone = pooled_intervals(summarise(images[:1]), METRICS)
-    assert all(math.isnan(end) for end in alone["recall@0.5"])
-
-
-def test_pooled_interval_holds_the_pooled_value(real_pairs):
-    report = summarise(score(*pair, key=str(i)) for i, pair in enumerate(real_pairs))
-    for name, (low, high) in pooled_intervals(report, METRICS, resamples=300).items():
-        assert low <= report.pooled[name] <= high
