@@ -30,6 +30,7 @@ COMPARISONS = {  # name -> module with measure(bench); imported when it is its t
     "training-step": "benchmarks.training_step",
     "scoring": "benchmarks.scoring",
     "coco-segm": "benchmarks.coco_segm",
+    "exports": "benchmarks.exports",
     "pipes": "benchmarks.pipes",
     "huge": "benchmarks.huge",
 }

@@ -11,6 +11,8 @@ from typing import Any, Literal, Self, TypeAlias
 NetworkName: TypeAlias = Literal["unet", "style-unet"]
 RepresentationName: TypeAlias = Literal["flow", "mask", "border", "hover"]
 PretrainMethodName: TypeAlias = Literal["supervised"]
+FinetuneMethodName: TypeAlias = Literal["classic", "contrastive", "l2sp"]
+TrainedPartName: TypeAlias = Literal["all", "decoder", "head"]
 NormalisationName: TypeAlias = Literal["percentile", "minmax", "none"]
 PrecisionName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 ColourName: TypeAlias = Literal["as-is", "rgb"]
@@ -85,6 +87,8 @@ class Preprocessing(Spec):
         normalisation: per channel; see ``data.normalise``.
         percentiles: low and high percentile that become 0 and 1.
         diameter: working diameter in pixels to which images are rescaled, or None: any size as it is.
+        typical: diameter in pixels of the cells of the images that a fine-tuned model is for, or None; it takes the
+            place of the diameter that a user does not give.
     """
 
     channels: int = 2
@@ -92,6 +96,7 @@ class Preprocessing(Spec):
     normalisation: NormalisationName = "percentile"
     percentiles: tuple[float, float] = (1.0, 99.0)
     diameter: float | None = None
+    typical: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +111,7 @@ class ModelSettings(Spec):
         init: a model whose weights, of the same network, are the initial ones.
         batch: crops per step.
         half: the final checkpoint stores 16-bit weights.
+        styles: kinds of images of which a few crops travel in the checkpoint, for contrastive fine-tuning; 0: none.
     """
 
     network: NetworkName = "unet"
@@ -115,3 +121,25 @@ class ModelSettings(Spec):
     init: str | None = None
     batch: int = 8
     half: bool = False
+    styles: int = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningSettings(Spec):
+    """How a model is fine-tuned.
+
+    Attributes:
+        method: how weights are learned.
+        train: which part of the network learns; the others keep weights and statistics.
+        batch: crops per step.
+        half: the final checkpoint stores 16-bit weights.
+        search: thresholds of decoding are searched on the shots, for representations that ask for it.
+        rounds: most shots that are left out, one after the other, to check what tuning does.
+    """
+
+    method: FinetuneMethodName = "classic"
+    train: TrainedPartName = "all"
+    batch: int = 8
+    half: bool = False
+    search: bool = True
+    rounds: int = 5

@@ -21,6 +21,7 @@ from cellkit import __version__
 from cellkit.cli.convert import convert
 from cellkit.cli.demo import demo
 from cellkit.cli.evaluate import evaluate
+from cellkit.cli.finetune import finetune
 from cellkit.cli.info import info
 from cellkit.cli.measure import measure
 from cellkit.cli.postprocess import postprocess
@@ -34,6 +35,7 @@ VERBS: dict[str, Callable[..., Any]] = {  # in the order of the work
     "demo": demo,
     "segment": segment,
     "pretrain": pretrain,
+    "finetune": finetune,
     "predict": predict,
     "postprocess": postprocess,
     "evaluate": evaluate,

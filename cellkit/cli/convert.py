@@ -10,6 +10,8 @@ def convert(
     labels: c.Labels,
     output: c.Output,
     to: c.To = None,
+    image: c.Image = None,
+    shape: c.Shape = None,
     on_exists: o.OnExists = "skip",
     as_json: o.Json = False,
     verbose: o.Verbose = 0,
@@ -17,15 +19,19 @@ def convert(
 ) -> None:
     """Write cells as other tools read them.
 
-    Reads labels in any layout; writes files of Cellpose, ImageJ, QuPath, COCO, the Cell Tracking Challenge, one PNG per
-    cell, and label images. Outlines go along the edges of pixels, so that filling them gives the same pixels.
-    Where a format cannot hold overlapping cells, a warning says how many pixels are lost.
+    Reads labels in any layout, and outlines drawn in ImageJ (.zip, .roi) or QuPath (.geojson); writes files of
+    Cellpose, ImageJ, QuPath, COCO, the Cell Tracking Challenge, one PNG per cell, and label images.
+
+    Outlines go along the edges of pixels, so that filling them gives the same pixels; drawn ones take the pixels whose
+    centres they enclose. Where a format cannot hold overlapping cells, a warning says how many pixels are lost.
     """
     from cellkit.cli import convert_running, reporting
 
     reporting.set_up_logging("convert", verbose, quiet)
+    reporting.check_json(as_json, output)
     chosen = c.format_of(output, to)
-    found = convert_running.find(labels)
+    found = convert_running.find(labels, output, chosen, image, c.parsed_shape(shape))
+    count = convert_running.count_of(found)
     with convert_running.delivered(output, chosen, on_exists, found) as (outcomes, sink):
-        tally = reporting.deliver(outcomes, sink, total=len(found), quiet=quiet, as_json=as_json)
+        tally = reporting.deliver(outcomes, sink, total=count, quiet=quiet, as_json=as_json)
     tally.check(labels, output)

@@ -18,7 +18,8 @@ Labels: TypeAlias = Annotated[
     str,
     typer.Argument(
         metavar="LABELS",
-        help="Label files, a folder of them, a COCO file, an HDF5 file, or annotated images in any layout.",
+        help="A label file or a folder of them, outlines (.zip, .geojson), a COCO file, an HDF5 file, annotated images "
+        "in any layout, or - for a tar stream.",
         show_default=False,
     ),
 ]
@@ -29,7 +30,8 @@ Output: TypeAlias = Annotated[
         "-o",
         metavar="OUT",
         show_default=False,
-        help="DIR/, or FILE.json (COCO), FILE.zip (ROIs of one image), FILE.geojson(.gz), FILE.h5, FILE.tif, FILE.png.",
+        help="DIR/, or FILE.json (COCO), FILE.zip (ROIs of one image), FILE.geojson(.gz), FILE.h5, FILE.tif, FILE.png, "
+        "or - for a tar stream on stdout (JSON of coco).",
     ),
 ]
 To: TypeAlias = Annotated[
@@ -40,6 +42,20 @@ To: TypeAlias = Annotated[
         help="Format; else by the name of OUT, tif in a folder. roi: ImageJ; geojson: QuPath; ctc: 01_RES; "
         "objects: a PNG per cell; cellpose: _cp_masks; seg: _seg.npy.",
     ),
+]
+
+Image: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--image",
+        metavar="IMAGE",
+        show_default=False,
+        help="The image on which outlines were drawn, or a folder of such: it tells their size.",
+    ),
+]
+Shape: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--shape", metavar="H,W", show_default=False, help="The same in pixels, without an image."),
 ]
 
 SUFFIXES: dict[str, FormatName] = {  # the longer before the shorter
@@ -56,7 +72,7 @@ SUFFIXES: dict[str, FormatName] = {  # the longer before the shorter
 
 
 def is_folder(output: str) -> bool:
-    """Whether the output is ``DIR/``, an existing folder, or a name without suffix."""
+    """Whether the output is ``DIR/``, an existing folder, a name without suffix, or the stream."""
     return output.endswith("/") or Path(output).is_dir() or not Path(output).suffix
 
 
@@ -64,10 +80,10 @@ def format_of(output: str, to: FormatName | None) -> FormatName:
     """The format to write.
 
     Raises:
-        UsageError: the name of the output says none, or another one than ``--to``; stdout.
+        UsageError: the name of the output says none, or another one than ``--to``.
     """
-    if output in ("", "-"):
-        raise UsageError("--output", "converted cells go into files", "give DIR/ or a file")
+    if not output:
+        raise UsageError("--output", "an empty name", "give DIR/, a file or -")
     if is_folder(output):
         return to or "tif"
     named = next((found for suffix, found in SUFFIXES.items() if output.lower().endswith(suffix)), None)
@@ -75,3 +91,17 @@ def format_of(output: str, to: FormatName | None) -> FormatName:
         what = f"is no name of a file of the format {to}" if to else "its name says no format"
         raise UsageError(output, what, f"one of {', '.join(SUFFIXES)}, or DIR/ with --to FORMAT")
     return named
+
+
+def parsed_shape(text: str | None) -> tuple[int, int] | None:
+    """``--shape H,W`` as numbers.
+
+    Raises:
+        UsageError: they are none.
+    """
+    if text is None:
+        return None
+    sides = [part.strip() for part in text.split(",")]
+    if len(sides) != 2 or not all(side.isascii() and side.isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError("--shape", f"'{text}' is no height and width", "e.g. --shape 512,512")
+    return int(sides[0]), int(sides[1])

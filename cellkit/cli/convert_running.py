@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 from cellkit.cli import convert_sinks as sinks
+from cellkit.cli import convert_streams as streams
 from cellkit.cli.convert_options import is_folder
+from cellkit.cli.inputs import STREAM
 from cellkit.config import OnExists
 from cellkit.errors import CellkitError, OutputError, UsageError
 from cellkit.io.sinks import Sink, open_sink
@@ -17,19 +19,39 @@ from cellkit.stages.outcomes import Failure, Skipped
 
 LABEL_FORMATS = ("tif", "png", "h5")
 
+Inputs: TypeAlias = list[Found] | Iterator[Found | Failure]  # of a stream as they arrive
 
-def find(root: str) -> list[Found]:
-    """The labelled images, in the order of their layout.
+
+def find(root: str, output: str, to: Format, image: str | None, size: tuple[int, int] | None) -> Inputs:
+    """The labelled images, in the order of their layout or of the stream.
+
+    Args:
+        root: as the user named it.
+        output: likewise.
+        to: format.
+        image: the image of drawn outlines or a folder of such, or None.
+        size: (H, W) of it, or None.
 
     Raises:
+        UsageError: what cannot go through a stream.
         NoInputError, InputError: as :func:`cellkit.stages.converting.find_cells`.
     """
-    return find_cells(root)
+    streams.check(root, output, to)
+    if root != STREAM:
+        return find_cells(root, image, size)
+    if image is not None:
+        raise UsageError("--image", "members of a stream have no image", "give --shape H,W")
+    return streams.found_in_stream(size)
+
+
+def count_of(found: Inputs) -> int | None:
+    """How many there are, if it is known."""
+    return len(found) if isinstance(found, list) else None
 
 
 @contextlib.contextmanager
 def delivered(
-    output: str, to: Format, on_exists: OnExists, found: Sequence[Found]
+    output: str, to: Format, on_exists: OnExists, found: Inputs
 ) -> Iterator[tuple[Iterator[Cells | Failure | Skipped], Sink]]:
     """What comes out for each image and the open sink, after all that can be said against the output before any work.
 
@@ -37,26 +59,27 @@ def delivered(
         UsageError: the output cannot be meant, has no room for the images, or is one of the inputs.
         LockedError: another run is writing into the folder.
     """
-    outputs = sinks.Outputs(on_exists, sinks.inputs_of(found))
+    known = found if isinstance(found, list) else []
+    outputs = sinks.Outputs(on_exists, sinks.inputs_of(known))
     if not is_folder(output) and Path(output).resolve() in outputs.inputs:
         raise UsageError(output, "the output would take the place of an input", "choose another -o")
     cells = read_cells(found, to)
     if to in LABEL_FORMATS:
-        with _label_sink(output, to, outputs, found) as labels:
-            labels.expect(len(found))
+        with _label_sink(output, to, outputs, known) as labels:
+            labels.expect(len(known))
             yield _unless_done(cells, labels), labels
         return
     try:
-        opened = _sink(output, to, outputs, found)
+        opened = _sink(output, to, outputs, known)
     except OutputError as error:
         raise UsageError(error.subject, error.problem, error.repair) from error
     with opened as sink:
-        sink.expect(len(found))
+        sink.expect(len(known))
         yield _prepared(cells, sink), cast(Sink, sink)
 
 
-def _label_sink(output: str, to: Format, outputs: sinks.Outputs, found: Sequence[Found]) -> Sink:
-    if is_folder(output):
+def _label_sink(output: str, to: Format, outputs: sinks.Outputs, found: list[Found]) -> Sink:
+    if output != STREAM and is_folder(output):
         targets = (Path(output) / f"{one.key}.{to}" for one in found)
         taken = next((path for path in targets if path.resolve() in outputs.inputs), None)
         if taken is not None:
@@ -65,11 +88,14 @@ def _label_sink(output: str, to: Format, outputs: sinks.Outputs, found: Sequence
 
 
 def _sink(
-    output: str, to: Format, outputs: sinks.Outputs, found: Sequence[Found]
-) -> sinks.PartsFolder | sinks.PartFile | sinks.CocoSink | sinks.FramesFolder:
+    output: str, to: Format, outputs: sinks.Outputs, found: list[Found]
+) -> sinks.PartsFolder | sinks.PartFile | sinks.CocoSink | sinks.FramesFolder | streams.PartsStream:
     path = Path(output)
     if to == "coco":
-        return sinks.CocoSink(path / sinks.COCO_FILE if is_folder(output) else path, outputs)
+        file = path / sinks.COCO_FILE if is_folder(output) else path
+        return sinks.CocoSink(None if output == STREAM else file, outputs)
+    if output == STREAM:
+        return streams.PartsStream(to)
     if to == "ctc":
         return sinks.FramesFolder(path, [one.key for one in found], outputs)
     return sinks.PartsFolder(path, to, outputs) if is_folder(output) else sinks.PartFile(path, to, outputs)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from cellkit.cli.inputs import STREAM
+from cellkit.cli.places import send
 from cellkit.config import OnExists
 from cellkit.errors import InputError, UsageError
 from cellkit.io.atomic import check_writable, output_error, remove_leftovers, written_whole
@@ -172,6 +174,8 @@ class PartFile(BaseSink):
         self._to = to
         self._outputs = outputs
         self._data = b""
+        self._key: str | None = None
+        self._is_ready = False
 
     def expect(self, count: int) -> None:
         """One image has room."""
@@ -180,33 +184,40 @@ class PartFile(BaseSink):
 
     def prepare(self, cells: Cells) -> bool:
         """Encode the file; see :class:`ExportSink`."""
+        if self._key is not None:
+            problem = f"a file of this kind takes one image, not {self._key!r} and {cells.key!r}"
+            raise UsageError(self._path, problem, "give a folder DIR/")
+        self._key = cells.key
         self._data = next(parts_of(cells, self._to))[1]
         return self._outputs.is_needed(self._path, self._data)
 
     def write(self, item: object) -> None:
-        """Write the file."""
-        self._outputs.put(self._path, self._data)
+        """Written is at the end: a second image may come, and then there is no file."""
+        self._is_ready = True
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Write the file, if its image came."""
+        if self._is_ready:
+            self._outputs.put(self._path, self._data)
 
     def discard(self) -> None:
-        """Nothing is half-written."""
+        """Nothing was written yet."""
 
 
 class CocoSink(BaseSink):
     """One COCO file of all images, written at the end.
 
     Args:
-        path: the file.
+        path: the file; None: stdout.
         outputs: what may be written.
     """
 
-    def __init__(self, path: Path, outputs: Outputs) -> None:
-        if path.name == COCO_FILE:
-            make_folder(path.parent)
-        check_writable(path)
-        remove_leftovers(path.parent, path.name)
+    def __init__(self, path: Path | None, outputs: Outputs) -> None:
+        if path is not None:
+            if path.name == COCO_FILE:
+                make_folder(path.parent)
+            check_writable(path)
+            remove_leftovers(path.parent, path.name)
         self._path = path
         self._outputs = outputs
         self._images: dict[str, CocoImage] = {}
@@ -215,7 +226,7 @@ class CocoSink(BaseSink):
         """Keep the run lengths of an image until all are there."""
         image = coco_image(cells)
         if image.name in self._images:
-            raise twice(self._path, image.name)
+            raise twice(self._path or STREAM, image.name)
         self._images[image.name] = image
         return True
 
@@ -224,8 +235,11 @@ class CocoSink(BaseSink):
 
     def close(self) -> None:
         """Write the file, if any image came."""
-        if self._images:
-            self._outputs.put(self._path, encode_coco(list(self._images.values())))
+        data = encode_coco(list(self._images.values())) if self._images else b""
+        if self._path is None:
+            send(data)
+        elif data:
+            self._outputs.put(self._path, data)
 
     def discard(self) -> None:
         """Nothing was written yet."""

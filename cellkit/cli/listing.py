@@ -22,7 +22,6 @@ TRAINING: tuple[type[Spec], ...] = (
     FitSettings,
     *DECODING,
 )
-
 PREDICT_OPTIONS = {"diameter": "--diameter", "tile": "--tile"}
 TRAIN_OPTIONS = {
     "network": "--network",
@@ -32,11 +31,19 @@ TRAIN_OPTIONS = {
     "seed": "--seed",
     "diameter": "--diameter",
 }
+TUNE_OPTIONS = {
+    "method": "--method",
+    "train": "--train",
+    "steps": "--steps",
+    "learning_rate": "--lr",
+    "seed": "--seed",
+}
 OPTIONS: dict[str, dict[str, str]] = {  # settings that are options of their own
     "predict": PREDICT_OPTIONS,
     "postprocess": {},
     "segment": PREDICT_OPTIONS,
     "pretrain": TRAIN_OPTIONS,
+    "finetune": TUNE_OPTIONS,
 }
 SETTINGS: dict[str, tuple[type[Spec], ...]] = {
     "predict": (PredictSettings,),
@@ -46,6 +53,15 @@ SETTINGS: dict[str, tuple[type[Spec], ...]] = {
 }
 
 
+def kinds_of(verb: str) -> tuple[type[Spec], ...]:
+    """The dataclasses whose fields ``--set`` of a verb takes."""
+    if verb == "finetune":
+        from cellkit.cli.tuning import TUNING  # imports more than other verbs want to wait for
+
+        return TUNING
+    return SETTINGS[verb]
+
+
 def list_settings(verb: str) -> None:
     """Print names, defaults and meanings of the settings of a verb."""
-    sys.stdout.write(describe(SETTINGS[verb], without=OPTIONS[verb]))
+    sys.stdout.write(describe(kinds_of(verb), without=OPTIONS[verb]))

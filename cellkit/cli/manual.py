@@ -20,7 +20,7 @@ import typer
 
 from cellkit import __version__
 from cellkit.cli.app import app
-from cellkit.cli.listing import OPTIONS, SETTINGS
+from cellkit.cli.listing import OPTIONS, kinds_of
 from cellkit.cli.settings import describe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +37,13 @@ pooled/NAME is the value of the counts summed over all images, as if they were o
 defined (-, an empty cell or null in files) is left out of means, and fails every gate. Metrics of labels come from \
 one table of the pixels that each true and each predicted object share; a name with @ has one value per IoU \
 threshold, 0.5 to 0.95 in steps of 0.05."""
+FIDELITY = {  # verb -> method or representation -> modules whose docstrings say what follows its paper
+    "finetune": {
+        "classic": ("cellkit.methods.classic",),
+        "contrastive": ("cellkit.methods.contrastive", "cellkit.data.style_crops"),
+        "l2sp": ("cellkit.methods.l2sp",),
+    },
+}
 SEE_ALSO = {"evaluate": ", \\fBcellkit\\-metrics\\fR(7)"}
 OUTLINES = {
     "hd95": ("hd95", "hd95_um"),
@@ -80,15 +87,24 @@ def _verb_page(name: str, command: Any) -> str:  # noqa: ANN401
     for title, parameters in (("ARGUMENTS", arguments), ("OPTIONS", options)):
         if parameters:
             lines += [f".SH {title}", *(line for p in parameters for line in _parameter(p))]
-    if name in SETTINGS:
+    if name in OPTIONS:
         lines += [".SH SETTINGS", "For \\fB\\-\\-set\\fR \\fINAME=VALUE\\fR, with their defaults:", *_settings(name)]
+    lines += _fidelity(name)
     see_also = "\\fBcellkit\\fR(1), \\fBcellkit\\-formats\\fR(5)" + SEE_ALSO.get(name, "")
     lines += [".SH EXIT STATUS", _roff(EXIT_CODES), ".SH SEE ALSO", see_also]
     return "\n".join(lines) + "\n"
 
 
+def _fidelity(verb: str) -> Iterator[str]:
+    """What follows the papers and what does not is said where it is done: in the docstrings of the modules."""
+    for number, (title, modules) in enumerate(FIDELITY.get(verb, {}).items()):
+        yield from (*([] if number else [".SH FIDELITY"]), f".SS {_roff(title)}")
+        for module in modules:
+            yield from _prose(inspect.getdoc(importlib.import_module(module)) or "")
+
+
 def _settings(verb: str) -> Iterator[str]:
-    for line in describe(SETTINGS[verb], without=OPTIONS[verb]).splitlines():
+    for line in describe(kinds_of(verb), without=OPTIONS[verb]).splitlines():
         name, _, meaning = line.partition("\t")
         yield from (".TP", f"\\fB{_roff(name)}\\fR", _roff(meaning))
 

@@ -9,10 +9,11 @@ import typer
 BackgroundName: TypeAlias = Literal["keep", "blank"]
 
 Labels: TypeAlias = Annotated[
-    str,
+    list[str],
     typer.Argument(
         metavar="LABELS",
-        help="Label files in any layout: a file, FILE.h5::/dataset, a folder, COCO JSON, or - for a tar stream.",
+        help="Label files in any layout: a file, FILE.h5::/dataset, a folder, COCO JSON, or - for a tar stream."
+        " With --styles images.",
         show_default=False,
     ),
 ]
@@ -52,4 +53,17 @@ AllowMissing: TypeAlias = Annotated[
     typer.Option(
         "--allow-missing", help="Labels without an image: shapes alone; images without labels: pass them over."
     ),
+]
+Styles: TypeAlias = Annotated[
+    bool, typer.Option("--styles", help="Measure images instead: the style vector of each, by the encoder of a model.")
+]
+StyleModel: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="Of --styles: a bundled model's name or a checkpoint file; else nuclei."
+    ),
+]
+Picture: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--picture", metavar="FILE", help="Of --styles: a map of all images too, FILE.svg or FILE.png."),
 ]

@@ -14,6 +14,7 @@ def pretrain(
     names: o.TrainNames = None,
     val: o.Validation = None,
     pairs: o.Pairs = None,
+    channels: o.Channels = None,
     steps: o.Steps = 1000,
     lr: o.Rate = 1e-3,
     diameter: o.Diameter = None,
@@ -39,7 +40,7 @@ def pretrain(
     recipe = training.recipe(
         settings, network=network, representation=representation, steps=steps, lr=lr, diameter=diameter, seed=seed
     )
-    learn, held = training.datasets(data, names=names, val=val, pairs=pairs, seed=seed)
+    learn, held = training.datasets(data, names=names, val=val, pairs=pairs, channels=channels, seed=seed)
     if dry_run:
         return training.show_datasets(output, learn, held)
     training.run(learn, held, recipe, (device, precision), output, resume=resume, on_exists=on_exists, quiet=quiet)

@@ -139,8 +139,11 @@ def _type_of(name: str, kinds: Sequence[type[Spec]]) -> Any:  # noqa: ANN401
 
 
 def _meanings(kind: type) -> dict[str, str]:
-    """Field meanings from the ``Attributes:`` part of the docstring."""
-    text = (inspect.getdoc(kind) or "").replace("``", "")
-    part = text.partition("Attributes:")[2]
-    found = re.findall(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", part, flags=re.MULTILINE)
-    return {name: " ".join(meaning.split()) for name, meaning in found}
+    """Field meanings from the ``Attributes:`` part of the docstrings of a dataclass and of those below it."""
+    meanings: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        text = inspect.cleandoc(one.__doc__ or "").replace("``", "")
+        part = text.partition("Attributes:")[2]
+        found = re.findall(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", part, flags=re.MULTILINE)
+        meanings |= {name: " ".join(meaning.split()) for name, meaning in found}
+    return meanings

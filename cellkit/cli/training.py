@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cellkit.cli import reporting, running
-from cellkit.cli.inputs import named
+from cellkit.cli.inputs import named, read_options
 from cellkit.cli.listing import DECODING, OPTIONS, TRAINING
 from cellkit.cli.settings import apply, assignments, names_of
 from cellkit.config import NO_SETTINGS, ModelSettings, NetworkName, OnExists, Preprocessing, RepresentationName
@@ -17,15 +17,17 @@ from cellkit.data.augment import Augmentation
 from cellkit.data.dataset import Dataset, Pair, merge
 from cellkit.data.layouts import find_pairs, read_names, select
 from cellkit.data.splits import split
-from cellkit.engine import FitSettings, distributed
+from cellkit.engine import FitResult, FitSettings, distributed
 from cellkit.errors import NoInputError, OutputError, UsageError
 from cellkit.io.atomic import check_writable
 from cellkit.representations import REPRESENTATIONS
 from cellkit.stages.model import decode_settings
-from cellkit.stages.pretraining import Recipe, TrainingFiles, pretrain
+from cellkit.stages.pretraining import Recipe, pretrain
+from cellkit.stages.training_files import TrainingFiles
 
 log = logging.getLogger(__name__)
 
+DATASETS = (".csv", ".json", ".h5", ".hdf5")  # files of --val that are annotated images themselves, no list of names
 LISTED = 10  # unpaired files named one by one; more are counted
 
 
@@ -65,18 +67,24 @@ def recipe(
 
 
 def datasets(
-    roots: Sequence[str], *, names: str | None, val: str | None, pairs: str | None, seed: int
+    roots: Sequence[str],
+    *,
+    names: str | None,
+    val: str | None,
+    pairs: str | None,
+    channels: str | None,
+    seed: int,
 ) -> tuple[Selection, Selection]:
     """Images to learn from, and images that choose the best weights.
 
-    ``val`` is a file that lists names in the same folders, another folder, or a fraction to hold back.
+    ``val`` is a file that lists names in the same folders, other annotated images, or a fraction to hold back.
     """
     found = [(root, find_pairs(root, pairs=pairs)) for root in roots]
     _warn_of_unpaired(found)
     merged = merge(", ".join(dict.fromkeys(dataset.layout for _, dataset in found)), found)
     learn = select(merged, read_names(names)).pairs if names else merged.pairs
     held: tuple[Pair, ...] = ()
-    if val and Path(val).is_dir():
+    if val and (Path(val).is_dir() or Path(val).suffix in DATASETS):
         held = find_pairs(val).pairs
     elif val and Path(val).is_file():
         held = select(merged, read_names(val)).pairs
@@ -86,7 +94,13 @@ def datasets(
     learn = tuple(pair for pair in learn if pair.image not in kept)  # never learn from what chooses
     if not learn:
         raise NoInputError(named(roots), "no labelled image to learn from", "check --names and --val")
+    learn, held = _with_channels(learn, channels), _with_channels(held, channels)
     return Selection("learn", merged.layout, learn), Selection("validate", merged.layout, held)
+
+
+def _with_channels(pairs: tuple[Pair, ...], channels: str | None) -> tuple[Pair, ...]:
+    chosen = read_options(None, channels, None).channels
+    return pairs if chosen is None else tuple(dataclasses.replace(pair, channels=chosen) for pair in pairs)
 
 
 def _hold_back(learn: tuple[Pair, ...], val: str, seed: int) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
@@ -121,18 +135,8 @@ def show_datasets(output: str, *selections: Selection) -> None:
     sys.stdout.write(f"-> {output}\n")
 
 
-def run(
-    learn: Selection,
-    held: Selection,
-    chosen: Recipe,
-    device: tuple[str, str],
-    output: str,
-    *,
-    resume: bool,
-    on_exists: OnExists,
-    quiet: bool,
-) -> None:
-    """Train and write; ``--resume`` insists that there is something to go on with.
+def checkpoint_path(output: str, *, resume: bool, on_exists: OnExists) -> Path:
+    """Where the checkpoint goes; ``--resume`` insists that there is something to go on with.
 
     Raises:
         UsageError: the output cannot be meant or written, exists, or there is nothing to resume.
@@ -148,6 +152,22 @@ def run(
         check_writable(path)
     except OutputError as error:
         raise UsageError(error.subject, error.problem, error.repair) from error
+    return path
+
+
+def run(
+    learn: Selection,
+    held: Selection,
+    chosen: Recipe,
+    device: tuple[str, str],
+    output: str,
+    *,
+    resume: bool,
+    on_exists: OnExists,
+    quiet: bool,
+) -> None:
+    """Train and write; errors of the output as :func:`checkpoint_path`."""
+    path = checkpoint_path(output, resume=resume, on_exists=on_exists)
     log.info("%d images to learn from, %d to validate: %s", len(learn.pairs), len(held.pairs), learn.layout)
     result = pretrain(
         learn.pairs,
@@ -164,7 +184,11 @@ def run(
         reporting.notice(f"{path} is up to date")
         return
     score = "" if result.best_score is None else f", best score {result.best_score:.4f}"
-    how = (
-        "is written" if result.finished else "is not finished (the time was over); run the same command again to go on"
-    )
-    reporting.notice(f"{path} {how}: {result.steps} steps{score}")
+    reporting.notice(f"{path} {how_it_ended(result)}: {result.steps} steps{score}")
+
+
+def how_it_ended(result: FitResult) -> str:
+    """For the closing line."""
+    if result.finished:
+        return "is written"
+    return "is not finished (the time was over); run the same command again to go on"

@@ -28,6 +28,7 @@ class Pair:
         labels: where the annotation is kept.
         axes: of the file, where the layout tells them.
         plane: number of the image in a stack of images.
+        channels: chosen by index or name, where the user chose some.
     """
 
     key: str
@@ -35,12 +36,15 @@ class Pair:
     labels: LabelRef
     axes: str | None = None
     plane: int | None = None
+    channels: tuple[int | str, ...] | None = None
 
     def read(self, options: ReadOptions | None = None) -> Image:
         """Read the image; errors as :func:`cellkit.io.images.read_image`."""
         options = options or ReadOptions()
         if self.axes is not None:
             options = dataclasses.replace(options, axes=self.axes, plane=self.plane)
+        if self.channels is not None:
+            options = dataclasses.replace(options, channels=self.channels)
         return read_image(self.image, options)
 
 

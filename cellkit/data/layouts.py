@@ -29,6 +29,9 @@ from cellkit.data.folders import (
     unmarked,
 )
 from cellkit.data.hdf5 import find_hdf5, labels_in_hdf5
+from cellkit.data.outlines import OutlineFile, outline_key, outline_suffix
+from cellkit.data.outlines_folders import LAYOUT as OUTLINES
+from cellkit.data.outlines_folders import find_outlines, outlines_alone
 from cellkit.data.truth import LabelRef, Truth
 from cellkit.errors import InputError, NoInputError, UsageError
 from cellkit.io.keys import HDF5_SUFFIXES, split_dataset
@@ -43,6 +46,7 @@ LAYOUTS = (
     "01/ + 01_GT/SEG",
     "COCO .json + images",
     "HDF5 with images and labels",
+    OUTLINES,
     "pairs.csv with the columns image,labels",
 )
 PAIRS_FILE = "pairs.csv"
@@ -137,7 +141,8 @@ def find_truth(root: str) -> dict[str, LabelRef]:
     found = find_in_folder(path, DEPTH)
     if found is not None and found.pairs:
         return {pair.key: _scored(pair.labels) for pair in found.pairs}
-    labels = _frames(path) or _objects_beside_images(path) or labels_in_folder(path) or coco_alone(path)
+    labels = _frames(path) or _objects_beside_images(path) or labels_in_folder(path) or outlines_alone(path)
+    labels = labels or coco_alone(path)
     if not labels:
         raise NoInputError(root, "no labels are recognised", "label images; or " + "; ".join(LAYOUTS))
     return labels
@@ -249,6 +254,8 @@ def _truth_in_file(root: str) -> dict[str, LabelRef]:
         return {pair.key: pair.labels for pair in read_pairs(path).pairs}
     if suffix in HDF5_SUFFIXES and "::" not in root:
         return labels_in_hdf5(path)
+    if outline_suffix(path.name):
+        return {outline_key(root): OutlineFile(root)}
     return {truth_key(path): label_ref(root)}
 
 
@@ -302,6 +309,7 @@ DETECTORS: tuple[Callable[[Path], Dataset | None], ...] = (
     find_sequences,
     find_beside,
     _find_hdf5_files,
+    find_outlines,
 )
 
 
@@ -343,4 +351,6 @@ def _pair_of_row(path: Path, line: int, row: dict[str, str | None]) -> Pair:
             problem = f"{column} {name} is not there" if name else f"there is no {column}"
             raise InputError(f"{path}, line {line}", problem, "paths are relative to the table")
         places.append(f"{place}::{dataset}" if dataset is not None else str(place))
-    return Pair(key=image_key(places[0]), image=places[0], labels=label_ref(places[1]))
+    drawn = outline_suffix(places[1])
+    labels = OutlineFile(places[1], places[0]) if drawn else label_ref(places[1])
+    return Pair(key=image_key(places[0]), image=places[0], labels=labels)

@@ -2,8 +2,9 @@
 
 A checkpoint is what ``torch.save`` writes (a zip file) of one dictionary of plain values and tensors: ``format`` =
 ``cellkit checkpoint``, ``format_version`` = 1, the specifications ``network``, ``representation`` and
-``preprocessing`` as dictionaries, ``weights`` by name, ``history`` as JSON text, ``card`` (the model card) and
-``training`` (state for resuming, or None).
+``preprocessing`` as dictionaries, ``weights`` by name, ``history`` as JSON text, ``card`` (the model card),
+``training`` (state for resuming, or None), ``extra`` (what was trained beside the network) and ``contrast`` (crops of
+the images that were learned from, by style); the last two may be missing.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ class Checkpoint:
         history: the commands that made it.
         card: the model card: data, licence, recipe, scores, limits.
         training: plain values and tensors for resuming, or None.
+        extra: what was trained beside the network and is not needed for prediction, e.g. alpha of contrastive tuning.
+        contrast: a few crops of the images learned from, by style: (N, C, h, w) uint8, as ``data.style_crops`` packs
+            them. Contrastive fine-tuning pushes away from them.
     """
 
     network: NetworkSpec
@@ -63,6 +67,8 @@ class Checkpoint:
     history: History = ()
     card: dict[str, JsonValue] = field(default_factory=dict)
     training: dict[str, Any] | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    contrast: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
@@ -86,6 +92,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -
         "history": to_json(checkpoint.history),
         "card": checkpoint.card,
         "training": checkpoint.training,
+        "extra": {name: _stored(tensor, half=False) for name, tensor in checkpoint.extra.items()},
+        "contrast": {name: _stored(tensor, half=False) for name, tensor in checkpoint.contrast.items()},
     }
     memory = io.BytesIO()  # torch's own writer turns a full disk into an internal error
     torch.save(content, memory)
@@ -137,6 +145,8 @@ def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
         history=_history(path, content),
         card=_dictionary(path, content, "card"),
         training=state,
+        extra=_tensors(path, content, "extra"),
+        contrast=_tensors(path, content, "contrast"),
     )
 
 
@@ -185,9 +195,17 @@ def _dictionary(path: Path, content: Mapping[str, Any], name: str) -> dict[str, 
     return value
 
 
+def _tensors(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """Tensors by name; none where an older version left the part out."""
+    tensors = _dictionary(path, content, name) if name in content else {}
+    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise ModelError(path, f"has no valid {name!r}", GET_ANOTHER)
+    return tensors
+
+
 def _weights(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
-    weights = _dictionary(path, content, "weights")
-    if not weights or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+    weights = _tensors(path, content, "weights")
+    if not weights:
         raise ModelError(path, "has no valid 'weights'", GET_ANOTHER)
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 

@@ -6,13 +6,13 @@ import gzip
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellkit.io.label_image import LabelInfo
-from cellkit.provenance import to_json
+from cellkit.io.label_image import LabelHeader, LabelInfo
 
 Ring: TypeAlias = NDArray[np.int64]  # (V, 2) corners x, y, open
 Polygons: TypeAlias = Sequence[Sequence[Ring]]  # of one object: outer ring first, then its holes
@@ -22,23 +22,37 @@ GZIP_LEVEL = 6
 
 
 def encode_geojson(
-    info: LabelInfo, objects: Mapping[int, Polygons], areas: Mapping[int, int], *, compress: bool = False
+    info: LabelInfo,
+    shape: tuple[int, int],
+    objects: Mapping[int, Polygons],
+    areas: Mapping[int, int],
+    *,
+    compress: bool = False,
 ) -> bytes:
     """A FeatureCollection as QuPath 0.4 and later read it (RFC 7946; x, y in pixels, the corner of the image is 0, 0).
 
     The id of an object depends on the key of the image and the label alone, so that writing anew changes no id. The
-    label is its name.
+    label is its name. Under the key ``cellkit`` are the history, the pixel size and the size of the image.
 
     Args:
         info: key, pixel size, scores and history of the image.
+        shape: (H, W) of the image.
         objects: polygons by label.
         areas: pixels by label.
         compress: as .geojson.gz.
     """
     features = (_feature(info, label, polygons, areas[label]) for label, polygons in objects.items())
     texts = ",".join(map(_text, features))  # one by one: millions of small lists at a time keep the collector busy
-    data = f'{{"type":"FeatureCollection","features":[{texts}],"cellkit":{to_json(info.history)}}}'.encode()
+    own = sized_header(replace(info.header, scores=None), shape)  # scores are measurements of the objects
+    data = f'{{"type":"FeatureCollection","features":[{texts}],{own[1:]}'.encode()
     return gzip.compress(data, GZIP_LEVEL, mtime=0) if compress else data
+
+
+def sized_header(header: LabelHeader, shape: tuple[int, int]) -> str:
+    """What is stored beside labels, with the size (H, W) of their image, which outlines alone do not tell: JSON."""
+    content = json.loads(header.to_json())
+    content["cellkit"]["shape"] = list(shape)
+    return json.dumps(content, sort_keys=True)
 
 
 def _text(values: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from cellkit.errors import InputError
 from cellkit.io.export_geojson import Polygons, Ring
 
 LARGEST_SIDE = 60_535  # pixels; coordinates are 16 bits, of which ImageJ takes some for negative numbers
+LONGEST_COMMENT = zipfile.ZIP_MAX_COMMENT
 DIGITS = 5  # of the label in a name: sorted by name is sorted by label
 DATE = (1980, 1, 1, 0, 0, 0)  # the first of zip files: the same objects give the same bytes
 MOVE_TO, LINE_TO, CLOSE = 0.0, 1.0, 4.0  # of composite ROIs, see java.awt.geom.PathIterator
@@ -41,7 +42,7 @@ def encode_rois(name: str, shape: tuple[int, int], objects: Mapping[int, Polygon
             single = len(polygons) == 1 and len(polygons[0]) == 1
             roi = _traced(polygons[0][0], text) if single else _composite(polygons, text)
             archive.writestr(zipfile.ZipInfo(f"{text}.roi", DATE), roi.tobytes())
-        if len(comment) <= zipfile.ZIP_MAX_COMMENT:
+        if len(comment) <= LONGEST_COMMENT:
             archive.comment = comment.encode("ascii")
     return memory.getvalue()
 

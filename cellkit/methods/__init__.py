@@ -3,9 +3,25 @@
 To add one: write its module, add its line here and its name to ``config``, and a test.
 """
 
-from cellkit.config import PretrainMethodName
-from cellkit.methods.supervised import Supervised
+from __future__ import annotations
 
-__all__ = ["PRETRAIN", "Supervised"]
+from collections.abc import Callable
+
+from cellkit.config import FinetuneMethodName, PretrainMethodName
+from cellkit.methods.classic import Classic
+from cellkit.methods.contrastive import Contrastive
+from cellkit.methods.l2sp import L2SP
+from cellkit.methods.supervised import Supervised
+from cellkit.methods.tuning import Tuning, TuningMethod
+
+__all__ = ["FINETUNE", "PRETRAIN", "Supervised", "Tuning", "TuningMethod"]
 
 PRETRAIN: dict[PretrainMethodName, type[Supervised]] = {"supervised": Supervised}
+"""Supervised learning of dense maps from labelled images."""
+
+FINETUNE: dict[FinetuneMethodName, Callable[[Tuning], TuningMethod]] = {
+    "classic": Classic,
+    "contrastive": Contrastive,
+    "l2sp": L2SP,
+}
+"""Learning from a few shots, beginning with the weights of a base."""

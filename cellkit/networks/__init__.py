@@ -5,14 +5,14 @@ To add one: write its module, add its line to :data:`NETWORKS` and its name to `
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
-from cellkit.config import NetworkName, NetworkSpec
+from cellkit.config import NetworkName, NetworkSpec, TrainedPartName
 from cellkit.networks.residual_unet import Output, ResidualUNet, StyleUNet
 
-__all__ = ["NETWORKS", "Output", "build", "initialise"]
+__all__ = ["NETWORKS", "Output", "Partitioned", "Styled", "build", "initialise"]
 
 
 class NetworkType(Protocol):
@@ -20,6 +20,22 @@ class NetworkType(Protocol):
 
     def __call__(self, channels: int, outputs: int, widths: tuple[int, ...]) -> nn.Module:
         """A module from (B, channels, H, W) to :class:`Output`."""
+
+
+@runtime_checkable
+class Styled(Protocol):
+    """A network that tells the style of an image."""
+
+    def styles(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, S), equal to the style of a whole pass, by the encoder alone."""
+
+
+@runtime_checkable
+class Partitioned(Protocol):
+    """A network of which a part can be trained alone."""
+
+    def parts(self) -> dict[TrainedPartName, list[nn.Module]]:
+        """The modules of each part: ``head``, ``decoder`` (with the head) and ``all``."""
 
 
 NETWORKS: dict[NetworkName, NetworkType] = {

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cellkit.config import TrainedPartName
 from cellkit.errors import ModelError
 
 STYLE_EPSILON = 1e-12  # an all-zero map has the zero style, not NaN
@@ -159,12 +160,6 @@ class ResidualUNet(nn.Module):
         Raises:
             ModelError: the image has another number of channels.
         """
-        if x.shape[1] != self.channels:
-            raise ModelError(
-                "network",
-                f"takes {self.channels} channels, but the image has {x.shape[1]}",
-                "choose channels with --channels, or train with --set channels=N",
-            )
         skips = self._encode(x)
         pooled = [unit_mean(level) for level in skips]
         x = self.up[-1](skips[-1], skips[-1], self._style(pooled, len(skips) - 1))  # (B, 256, 28, 28)
@@ -172,7 +167,40 @@ class ResidualUNet(nn.Module):
             x = self._rise(x, skips[level], self._style(pooled, level), level)
         return Output(self.head(x), pooled[-1])
 
+    def styles(self, x: Tensor) -> Tensor:
+        """The style alone, by the encoder alone: about two fifths of the work of :meth:`forward`.
+
+        Args:
+            x: (B, channels, H, W), H and W multiples of ``stride``.
+
+        Returns:
+            (B, widths[-1]), unit length: the style that :meth:`forward` gives.
+
+        Raises:
+            ModelError: the image has another number of channels.
+        """
+        return unit_mean(self._encode(x)[-1])
+
+    def parts(self) -> dict[TrainedPartName, list[nn.Module]]:
+        """The modules of each part that can be trained alone; each part holds the one before it.
+
+        Returns:
+            ``head``: the last normalisation and convolution (Scellseg's tasker); ``decoder``: also all that comes
+            up again, with attention gates and the projections of the style; ``all``: also the encoder.
+        """
+        return {
+            "head": [self.head],
+            "decoder": [self.up, self.rise, self.gates, self.head],
+            "all": [self],
+        }
+
     def _encode(self, x: Tensor) -> list[Tensor]:
+        if x.shape[1] != self.channels:
+            raise ModelError(
+                "network",
+                f"takes {self.channels} channels, but the image has {x.shape[1]}",
+                "choose channels with --channels, or train with --set channels=N",
+            )
         levels = []  # (B, 32, 224, 224), (B, 64, 112, 112), (B, 128, 56, 56), (B, 256, 28, 28)
         for index, down in enumerate(self.down):
             x = down(x if index == 0 else F.max_pool2d(x, 2))
@@ -201,8 +229,11 @@ class StyleUNet(ResidualUNet):
 
 
 def unit_mean(features: Tensor) -> Tensor:
-    """Spatial mean of each channel, divided by its length: (B, C, H, W) -> (B, C)."""
-    return F.normalize(features.mean((2, 3)), dim=1, eps=STYLE_EPSILON)
+    """Spatial mean of each channel, divided by its length: (B, C, H, W) -> (B, C) float32.
+
+    In float32 whatever the precision of the features: bf16 would round styles by more than they differ.
+    """
+    return F.normalize(features.mean((2, 3), dtype=torch.float32), dim=1, eps=STYLE_EPSILON)
 
 
 def _style_sizes(widths: Sequence[int]) -> list[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -62,24 +61,52 @@ def outlines(labels: NDArray[Any]) -> dict[int, list[Piece]]:
     """
     if not labels.any():
         return {}
-    pieces, count = connected(labels, connectivity=1, background=0, return_num=True)
-    owner = np.zeros(count + 1, np.int64)
-    owner[pieces.ravel()] = labels.ravel()
-    corners, sizes, owners = _rings(pieces.astype(np.int32))
-    points = np.stack([corners % (labels.shape[1] + 1), corners // (labels.shape[1] + 1)], axis=1)
-    areas = _areas(points, sizes)
-    order = np.lexsort((-areas, owners))  # ring by ring of a piece, the outer one first: the holes are negative
-    edges = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-    rings = [(points[edges[ring] : edges[ring + 1]], int(areas[ring])) for ring in order.tolist()]
-    firsts = np.flatnonzero(np.diff(owners[order], prepend=0)).tolist()
-    found: dict[int, list[Piece]] = {number: [] for number in np.unique(owner[1:]).tolist()}
-    for number, (first, after) in zip(owner[1:].tolist(), pairwise([*firsts, len(rings)]), strict=True):
-        inner = tuple(points for points, _ in rings[first + 1 : after])
-        area = sum(area for _, area in rings[first:after])
-        found[number].append(Piece(outer=rings[first][0], holes=inner, area=area))
+    found, tangled = _pieces(labels, np.arange(0))
+    if tangled.size:  # rare, and connected pieces of a whole image take as long as all the rest
+        parts, count = connected(np.where(np.isin(labels, tangled), labels, 0), connectivity=1, return_num=True)
+        owner = np.zeros(count + 1, np.int64)
+        owner[parts.ravel()] = labels.ravel()
+        found |= _pieces(parts, owner)[0]
     for group in found.values():
         group.sort(key=lambda piece: -piece.area)
-    return found
+    return dict(sorted(found.items()))
+
+
+def _pieces(parts: NDArray[Any], label_of: Indices) -> tuple[dict[int, list[Piece]], Indices]:
+    """The pieces by label of an image of parts, and the parts that are several pieces with holes: whose are these?
+
+    Args:
+        parts: (H, W) integers >= 0, 0 is background.
+        label_of: (N,) label of each part; empty: its own number.
+    """
+    corners, sizes, owners = _rings(parts)
+    points = np.stack([corners % (parts.shape[1] + 1), corners // (parts.shape[1] + 1)], axis=1)
+    areas = _areas(points, sizes)
+    order = np.lexsort((-areas, owners))  # ring by ring of a part, the outer ones first: holes are negative
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    begins, ends = edges[order].tolist(), edges[order + 1].tolist()
+    area, outer = areas[order].tolist(), areas[order] > 0
+    numbers, firsts = np.unique(owners[order], return_index=True)
+    outers = np.add.reduceat(outer, firsts, dtype=np.int64)
+    rings = np.diff(firsts, append=len(order))
+    tangled = (outers > 1) & (rings > outers)
+    labels = label_of[numbers] if label_of.size else numbers
+    found: dict[int, list[Piece]] = {}
+    whole = zip(labels.tolist(), firsts.tolist(), outers.tolist(), rings.tolist(), tangled.tolist(), strict=True)
+    for label, first, several, count, is_tangled in whole:
+        if is_tangled:
+            continue
+        inner = tuple(points[begins[i] : ends[i]] for i in range(first + several, first + count))
+        group = found.setdefault(label, [])
+        if inner:
+            group.append(
+                Piece(outer=points[begins[first] : ends[first]], holes=inner, area=sum(area[first : first + count]))
+            )
+            continue
+        group += [
+            Piece(outer=points[begins[i] : ends[i]], holes=(), area=area[i]) for i in range(first, first + several)
+        ]
+    return found, numbers[tangled]
 
 
 def inner_boundary(labels: NDArray[Any]) -> NDArray[Any]:
@@ -91,10 +118,10 @@ def inner_boundary(labels: NDArray[Any]) -> NDArray[Any]:
     return np.where(inside, 0, labels)
 
 
-def _rings(pieces: NDArray[np.int32]) -> tuple[Indices, Indices, Indices]:
+def _rings(pieces: NDArray[Any]) -> tuple[Indices, Indices, Indices]:
     """Corner numbers of all rings one after another (V,), the number of corners (R,) and the piece (R,) of each."""
     across = _segments(pieces, clockwise=True)
-    down = _segments(np.ascontiguousarray(pieces.T), clockwise=False)
+    down = _segments(pieces.T, clockwise=False)
     height, width = pieces.shape
     down = _Segments(
         owners=down.owners,
@@ -116,7 +143,7 @@ def _turned(corners: Indices, width: int, new_width: int) -> Indices:
     return (corners % width) * new_width + corners // width
 
 
-def _segments(pieces: NDArray[np.int32], *, clockwise: bool) -> _Segments:
+def _segments(pieces: NDArray[Any], *, clockwise: bool) -> _Segments:
     """The horizontal segments of an image of pieces (H, W).
 
     Args:

@@ -17,6 +17,7 @@ from torch import Tensor
 from cellkit.ops.instances import Instances
 from cellkit.ops.watershed import grow, seeds_of
 from cellkit.representations.mask_cells import (
+    CELL_THRESHOLDS,
     CellSettings,
     Limits,
     digits_of,
@@ -29,6 +30,7 @@ from cellkit.representations.representation import Representation
 
 CHANNELS = 3  # logits of background, inner part, border
 WIDTH = 2  # pixels, of the border: Scellseg's code has 3 ("within 2" of the outermost), which leaves less to be a seed
+BORDER_THRESHOLDS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # logits, tried on labelled images (Scellseg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,4 +130,5 @@ BORDER = Representation(
     targets=targets,
     loss=loss,
     decode=decode,
+    searched={"cell_threshold": CELL_THRESHOLDS, "border_threshold": BORDER_THRESHOLDS},
 )

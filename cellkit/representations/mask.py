@@ -16,7 +16,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from cellkit.ops.instances import Instances
-from cellkit.representations.mask_cells import CellSettings, finite, selected
+from cellkit.representations.mask_cells import CELL_THRESHOLDS, CellSettings, finite, selected
 from cellkit.representations.representation import Representation
 
 CHANNELS = 2  # logits of background, cell
@@ -74,4 +74,5 @@ MASK = Representation(
     targets=targets,
     loss=loss,
     decode=decode,
+    searched={"cell_threshold": CELL_THRESHOLDS},
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -38,6 +38,7 @@ class Representation:
         targets: labels (H, W) -> (T, H, W) float32.
         loss: outputs (B, C, H, W), targets (B, T, H, W) -> named terms.
         decode: maps (C, H, W) of any floating type, settings -> cells on (H, W).
+        searched: settings of decoding that are searched on labelled images after training, with the values to try.
     """
 
     name: RepresentationName
@@ -47,3 +48,4 @@ class Representation:
     targets: Callable[[NDArray[np.integer[Any]]], NDArray[np.float32]]
     loss: Callable[[Tensor, Tensor], dict[str, Tensor]]
     decode: Callable[[NDArray[np.floating[Any]], Any], Instances]
+    searched: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
@@ -14,20 +14,22 @@ from numpy.typing import NDArray
 
 from cellkit.data.coco import CocoLabels
 from cellkit.data.layouts import find_images, find_truth
+from cellkit.data.outlines import OutlineFile
 from cellkit.data.truth import LabelFile, LabelRef, Truth
 from cellkit.errors import CellkitError
 from cellkit.io.export_cellpose import encode_seg_npy
 from cellkit.io.export_coco import CocoImage
-from cellkit.io.export_geojson import Polygons, encode_geojson
+from cellkit.io.export_geojson import Polygons, encode_geojson, sized_header
 from cellkit.io.export_objects import encode_object, object_file
 from cellkit.io.histories import stored_history
 from cellkit.io.keys import safe_key, split_dataset
 from cellkit.io.label_image import LARGEST_UINT16, LabelImage
 from cellkit.io.label_png import encode_png
 from cellkit.io.labels import write_labels
+from cellkit.io.sources import find_sources
 from cellkit.ops.contours import Piece, inner_boundary, outlines
 from cellkit.ops.run_lengths import RunLength, decode, encode_labels, pixels_of
-from cellkit.provenance import Record, digest_of, to_json
+from cellkit.provenance import History, Record, digest_of, to_json
 from cellkit.stages.outcomes import Failure
 
 Format: TypeAlias = Literal[
@@ -64,31 +66,54 @@ class Found:
         key: name of the image.
         ref: its labels.
         image: its path, or None.
+        history: the commands that made labels that are no file.
     """
 
     key: str
     ref: LabelRef
     image: str | None = None
+    history: History = ()
 
 
-def find_cells(root: str) -> list[Found]:
+def find_cells(root: str, image: str | None = None, size: tuple[int, int] | None = None) -> list[Found]:
     """All annotated images of a file or folder.
 
+    Args:
+        root: the annotations.
+        image: their image, or a folder of images of the same names; None: what the layout tells.
+        size: (H, W) of the images of drawn outlines, where no image tells it.
+
     Raises:
-        NoInputError, InputError: as :func:`cellkit.data.layouts.find_truth`.
+        NoInputError, InputError: as :func:`cellkit.data.layouts.find_truth`, or no such image.
     """
-    refs, images = find_truth(root), find_images(root)
-    return [Found(key=key, ref=_objects_alone(ref), image=images.get(key)) for key, ref in refs.items()]
+    refs = find_truth(root)
+    images = find_images(root) if image is None else _named_images(image, list(refs))
+    return [
+        Found(key=key, ref=_readable(ref, images.get(key), size), image=images.get(key)) for key, ref in refs.items()
+    ]
 
 
-def _objects_alone(ref: LabelRef) -> LabelRef:
-    """Crowds are no cells, and boxes alone no outlines."""
+def _named_images(image: str, keys: list[str]) -> Mapping[str, str]:
+    """Path of the image of each key; of one image for one annotation the names need not be the same."""
+    sources = find_sources([image])
+    if len(sources) == len(keys) == 1:
+        return {keys[0]: sources[0].path}
+    return {source.key: source.path for source in sources}
+
+
+def _readable(ref: LabelRef, image: str | None, size: tuple[int, int] | None) -> LabelRef:
+    """Crowds are no cells, and boxes alone no outlines; drawn outlines need the size of their image."""
+    if isinstance(ref, OutlineFile):
+        return replace(ref, image=image or ref.image, size=size)
     return replace(ref, purpose="training") if isinstance(ref, CocoLabels) else ref
 
 
-def read_cells(found: Sequence[Found], to: Format) -> Iterator[Cells | Failure]:
+def read_cells(found: Iterable[Found | Failure], to: Format) -> Iterator[Cells | Failure]:
     """Read one image after another; one that cannot be read costs itself."""
     for one in found:
+        if isinstance(one, Failure):
+            yield one
+            continue
         try:
             yield _cells(one, to)
         except CellkitError as error:
@@ -96,7 +121,7 @@ def read_cells(found: Sequence[Found], to: Format) -> Iterator[Cells | Failure]:
 
 
 def _cells(found: Found, to: Format) -> Cells:
-    truth = found.ref.read()
+    truth, former = _read(found)
     if truth.overlapping and to in FLAT:
         message = "%s: %d pixels belong to several objects; '%s' keeps the smallest of them there"
         logger.warning(message, found.ref.name, truth.overlapping, to)
@@ -108,18 +133,20 @@ def _cells(found: Found, to: Format) -> Cells:
         labels=truth.labels,
         scores=truth.scores if truth.annotations is None else truth.annotations.scores.astype(np.float32),
         pixel_size=truth.pixel_size,
-        history=(*_former(found.ref), Record(verb="convert", arguments={"to": to}, input_digest=digest)),
+        history=(*former, Record(verb="convert", arguments={"to": to}, input_digest=digest)),
         image=Path(image).name,
         masks=_whole_masks(truth),
         overlapping=truth.overlapping,
     )
 
 
-def _former(ref: LabelRef) -> tuple[Record, ...]:
-    """The commands that made a label file of ours."""
-    if isinstance(ref, LabelFile) and ref.dataset is None:
-        return stored_history(Path(ref.name)) or ()
-    return ()
+def _read(found: Found) -> tuple[Truth, History]:
+    """The annotation, and the commands that made it where it is ours."""
+    if isinstance(found.ref, OutlineFile):
+        return found.ref.read_with_history()
+    if isinstance(found.ref, LabelFile) and found.ref.dataset is None:
+        return found.ref.read(), stored_history(Path(found.ref.name)) or ()
+    return found.ref.read(), found.history
 
 
 def _whole_masks(truth: Truth) -> tuple[RunLength, ...] | None:
@@ -183,7 +210,7 @@ def parts_of(cells: Cells, to: Format) -> Parts:
             yield f"{cells.key}_rois.zip", _rois(cells)
         case "geojson" | "geojson.gz":
             objects, areas = polygons_of(cells)
-            yield f"{cells.key}.{to}", encode_geojson(cells, objects, areas, compress=to == "geojson.gz")
+            yield f"{cells.key}.{to}", encode_geojson(cells, cells.shape, objects, areas, compress=to == "geojson.gz")
         case "objects":
             labels, masks = masks_of(cells)
             for label, mask in zip(labels, masks, strict=True):
@@ -198,9 +225,13 @@ def parts_of(cells: Cells, to: Format) -> Parts:
 
 
 def _rois(cells: Cells) -> bytes:
-    from cellkit.io.export_roi import encode_rois  # roifile only when it is needed
+    from cellkit.io.export_roi import LONGEST_COMMENT, encode_rois  # roifile only when it is needed
 
-    return encode_rois(cells.source, cells.shape, polygons_of(cells)[0], cells.header.to_json())
+    comment = sized_header(cells.header, cells.shape)
+    if len(comment) > LONGEST_COMMENT and cells.scores is not None:
+        logger.warning("%s: a zip of ROIs has no room for %d scores", cells.source, len(cells.scores))
+        comment = sized_header(replace(cells.header, scores=None), cells.shape)
+    return encode_rois(cells.source, cells.shape, polygons_of(cells)[0], comment)
 
 
 def _cellpose_masks(cells: Cells) -> tuple[str, bytes]:

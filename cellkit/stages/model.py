@@ -53,12 +53,7 @@ def load_model(name: str | Path, device: Device) -> Model:
     """
     path = model_path(str(name))
     checkpoint = load_checkpoint(path)
-    try:
-        network = build(checkpoint.network)
-        network.load_state_dict(checkpoint.weights)
-    except (RuntimeError, KeyError) as error:
-        line = str(error).splitlines()[0]
-        raise ModelError(path, f"the weights do not fit the network '{checkpoint.network.name}': {line}") from error
+    network = network_of(checkpoint, path)
     return Model(
         name=str(name),
         digest=digest_of(path),
@@ -66,6 +61,21 @@ def load_model(name: str | Path, device: Device) -> Model:
         network=prepare(network.eval(), device),
         device=device,
     )
+
+
+def network_of(checkpoint: Checkpoint, name: str | Path) -> nn.Module:
+    """The network of a checkpoint with its weights.
+
+    Raises:
+        ModelError: the weights do not fit; the message has the ``name``.
+    """
+    try:
+        network = build(checkpoint.network)
+        network.load_state_dict(checkpoint.weights)
+    except (RuntimeError, KeyError) as error:
+        line = str(error).splitlines()[0]
+        raise ModelError(name, f"the weights do not fit the network '{checkpoint.network.name}': {line}") from error
+    return network
 
 
 def decode_settings(

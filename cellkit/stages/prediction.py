@@ -39,7 +39,8 @@ class PredictSettings(Spec):
     """How images are predicted.
 
     Attributes:
-        diameter: typical cell diameter in pixels of the images, or None: the model's own scale.
+        diameter: typical cell diameter in pixels of the images, or None: that of the images that the model was tuned
+            for, else the model's own scale.
         tile: side of the network's tiles in pixels, or None: chosen by the engine.
         overlap: overlap of tiles in pixels, or None: two working diameters, at least 64.
         batch: tiles per pass of the network, or None: chosen by the engine.
@@ -64,11 +65,12 @@ class Prepared:
 
 
 def scale_of(preprocessing: Preprocessing, diameter: float | None) -> float:
-    """Map pixels per source pixel: working diameter over the user's diameter.
+    """Map pixels per source pixel: working diameter over the user's diameter, or over the one the model was tuned for.
 
     Raises:
         UsageError: a diameter that no image can have.
     """
+    diameter = diameter or preprocessing.typical
     if diameter is None:
         return 1.0
     working = preprocessing.diameter or REFERENCE_DIAMETER
@@ -292,6 +294,6 @@ def as_prediction(item: Prepared, maps: Maps, model: Model, settings: PredictSet
         axes=image.axes,
         scale=item.scale,
         pixel_size=image.pixel_size,
-        diameter=settings.diameter,
+        diameter=settings.diameter or model.preprocessing.typical,
         history=item.history,
     )

@@ -35,8 +35,11 @@ def checkpoint(**changes):
     return replace(item, **changes)
 
 
+TENSORS = ("weights", "training", "extra", "contrast")
+
+
 def facts(item):
-    return {name: value for name, value in vars(item).items() if name not in ("weights", "training")}
+    return {name: value for name, value in vars(item).items() if name not in TENSORS}
 
 
 @pytest.fixture
@@ -91,6 +94,26 @@ def test_a_full_disk_leaves_the_old_file(path, monkeypatch, number):
         save_checkpoint(path, checkpoint(training=None))
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_was_trained_beside_the_network_and_crops_of_styles_travel_along(path):
+    crops = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
+    save_checkpoint(path, checkpoint(extra={"alpha": torch.tensor(-1.5)}, contrast={"style1": crops}), half=True)
+    found = load_checkpoint(path)
+    assert found.extra == {"alpha": torch.tensor(-1.5)}
+    assert found.extra["alpha"].dtype == torch.float32
+    assert torch.equal(found.contrast["style1"], crops)
+
+
+def test_files_without_the_newer_parts_are_read(path):
+    save_checkpoint(path, checkpoint())
+    content = torch.load(path, weights_only=True)
+    del content["extra"], content["contrast"]
+    torch.save(content, path)
+    found = load_checkpoint(path)
+    assert (found.extra, found.contrast) == ({}, {})
+    torch.save(content | {"contrast": {"style1": "no tensor"}}, path)
+    assert error_of(path) == "has no valid 'contrast' " + GIVE
 
 
 def test_what_could_not_be_loaded_again_is_not_kept(path):

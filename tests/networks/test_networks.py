@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
-from cellkit.config import NetworkName, NetworkSpec
+from cellkit.config import NetworkName, NetworkSpec, TrainedPartName
 from cellkit.errors import ModelError
 from cellkit.networks import NETWORKS, build, initialise
 from cellkit.networks.residual_unet import ResidualUNet, StyleUNet, _style_sizes, unit_mean
@@ -83,3 +83,49 @@ def test_kaiming_initialisation_sets_every_convolution():
     weight = network.down[1].convs[1][2].weight
     assert network.head[2].bias.abs().sum() == 0
     assert weight.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("name", get_args(NetworkName))
+@pytest.mark.parametrize("training", [False, True])
+def test_styles_are_those_of_a_whole_pass(name, training):
+    torch.manual_seed(0)
+    network = build(NetworkSpec(name=name, channels=2, widths=(4, 8, 16))).train(training)
+    x = torch.rand(3, 2, 16, 24)
+    assert torch.equal(network.styles(x), network(x).style)
+
+
+def test_styles_need_no_decoder():
+    network = StyleUNet(1, 3, (4, 8))
+    expected = network.eval()(torch.ones(1, 1, 8, 8)).style
+    del network.up, network.head, network.gates, network.rise
+    assert torch.equal(network.styles(torch.ones(1, 1, 8, 8)), expected)
+
+
+def test_styles_are_float32_in_any_precision():
+    network = StyleUNet(1, 3, (4, 8)).eval()
+    x = torch.rand(2, 1, 16, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = network(x)
+        assert network.styles(x).dtype == low.style.dtype == torch.float32
+    assert low.maps.dtype == torch.bfloat16
+    torch.testing.assert_close(low.style, network.styles(x), atol=0.02, rtol=0)
+    torch.testing.assert_close(low.style.norm(dim=1), torch.ones(2), atol=1e-5, rtol=0)
+
+
+def test_styles_of_other_channels_name_the_repair():
+    with pytest.raises(ModelError, match="takes 2 channels, but the image has 1"):
+        ResidualUNet(2, 3, (4, 8)).styles(torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("name", get_args(NetworkName))
+def test_each_part_holds_the_one_before_and_all_is_everything(name):
+    network = build(NetworkSpec(name=name, widths=(4, 8)))
+    parts = network.parts()
+    assert set(parts) == set(get_args(TrainedPartName))
+    held = {part: {p for module in modules for p in module.parameters()} for part, modules in parts.items()}
+    assert held["head"] < held["decoder"] < held["all"] == set(network.parameters())
+    assert held["decoder"] == set(network.parameters()) - set(network.down.parameters())
+
+
+def test_the_head_is_the_papers_tasker():
+    assert sum(count(module) for module in StyleUNet().parts()["head"]) == 163

@@ -38,3 +38,22 @@ def test_contract(name, two_touching_cells):
 def test_settings_without_check_are_refused():
     with pytest.raises(NotImplementedError):
         DecodeSettings().check()
+
+
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+def test_what_is_searched_are_settings_that_can_be_meant(name):
+    representation = REPRESENTATIONS[name]
+    defaults = representation.settings().to_dict()
+    for setting, values in representation.searched.items():
+        assert defaults[setting] in values
+        assert sorted(set(values)) == list(values)
+        for value in values:
+            representation.settings(**{setting: value}).check()
+
+
+def test_grids_are_those_of_the_paper():
+    cell = tuple(np.arange(-4, 4.1, 0.5).tolist())
+    assert REPRESENTATIONS["mask"].searched == {"cell_threshold": cell}
+    assert REPRESENTATIONS["border"].searched == {"cell_threshold": cell, "border_threshold": (-2, -1, 0, 1, 2)}
+    assert not REPRESENTATIONS["flow"].searched
+    assert not REPRESENTATIONS["hover"].searched

@@ -24,6 +24,12 @@ def test_scale_brings_the_given_diameter_to_the_working_one(working, diameter, s
     assert scale_of(Preprocessing(diameter=working), diameter) == scale
 
 
+def test_a_tuned_model_knows_the_diameter_of_its_images():
+    tuned = Preprocessing(diameter=30.0, typical=60.0)
+    assert scale_of(tuned, None) == 0.5
+    assert scale_of(tuned, 15.0) == 2.0
+
+
 @pytest.mark.parametrize("diameter", [1.0, 1e6])
 def test_a_diameter_that_is_a_slip_of_the_keyboard_is_refused(diameter):
     with pytest.raises(UsageError, match=r"--diameter.*give 1\.875 to 480"):

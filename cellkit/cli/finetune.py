@@ -1,0 +1,63 @@
+"""cellkit finetune."""
+
+from __future__ import annotations
+
+from cellkit.cli import finetune_options as f
+from cellkit.cli import options as o
+
+
+def finetune(
+    shots: f.Shots,
+    output: o.Checkpoint,
+    model: f.Base = "nuclei",
+    method: f.Method = "classic",
+    train: f.Train = "all",
+    query: f.Query = None,
+    contrast: f.Contrast = None,
+    names: o.TrainNames = None,
+    val: f.Held = None,
+    pairs: o.Pairs = None,
+    channels: o.Channels = None,
+    count: f.Count = None,
+    draw: f.Draw = 0,
+    leave_one_out: f.LeaveOneOut = False,
+    keep_better: f.KeepBetter = False,
+    steps: f.Steps = 100,
+    lr: o.Rate = 1e-3,
+    diameter: f.Diameter = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "auto",
+    seed: o.Seed = 0,
+    settings: o.Set = None,
+    list_settings: o.ListSettings = False,
+    resume: o.Resume = False,
+    on_exists: o.OnExists = "skip",
+    dry_run: o.DryRun = False,
+    verbose: o.Verbose = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Tune a model to images of your own, of which a few are labelled.
+
+    The checkpoint that it writes knows the diameter of the cells of the shots and, where the representation has
+    thresholds to choose, those that suit the shots best: 'cellkit segment IMAGES -m TUNED' needs nothing else.
+
+    The method contrastive also takes images without labels (--query): what the network sees in shots and query becomes
+    alike, and unlike a few crops of what the base has learned from (--contrast, or those in the base).
+
+    An interrupted run, run again, goes on where it stopped. Labels are looked over first; what looks wrong is a
+    warning. With --val, --leave-one-out or --keep-better the closing line has the scores before and after.
+    """
+    from cellkit.cli import reporting, training, tuning
+
+    reporting.set_up_logging("finetune", verbose, quiet)
+    recipe = tuning.recipe(
+        model, settings, method=method, train=train, steps=steps, lr=lr, diameter=diameter, seed=seed
+    )
+    pool, held = training.datasets(shots, names=names, val=val, pairs=pairs, channels=channels, seed=seed)
+    material = tuning.material(tuning.drawn(pool, count, draw), held, query, contrast, method)
+    if dry_run:
+        return tuning.show(output, material, pool.layout)
+    guard = tuning.Guard(leave_one_out=leave_one_out, keep_better=keep_better)
+    path = training.checkpoint_path(output, resume=resume, on_exists=on_exists)
+    tuning.look_over(material, model)
+    tuning.run(material, recipe, (device, precision), path, guard, overwrite=on_exists == "overwrite", quiet=quiet)

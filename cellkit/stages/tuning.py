@@ -1,0 +1,251 @@
+"""A base, a recipe and shots -> tuned weights, thresholds and scores: what ``finetune`` does, once or several times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from cellkit.config import (
+    JsonValue,
+    OptimiserName,
+    Preprocessing,
+    RepresentationSpec,
+    ScheduleName,
+    Settings,
+    TuningSettings,
+)
+from cellkit.data.augment import Augmentation
+from cellkit.data.diameter import diameter_of
+from cellkit.data.layouts import Pair
+from cellkit.data.style_crops import StyleCrops
+from cellkit.data.style_images import contrast_styles, query_style, stored_styles
+from cellkit.engine import Device, FitResult, FitSettings, fit, prepare, set_seed
+from cellkit.errors import NoInputError
+from cellkit.io.checkpoints import Checkpoint, load_checkpoint, model_path
+from cellkit.io.images import digest_of_source
+from cellkit.io.sources import Source
+from cellkit.methods import FINETUNE, Tuning, TuningMethod
+from cellkit.methods.settings import ContrastSettings, L2SPSettings
+from cellkit.networks import Styled
+from cellkit.provenance import History, Record, digest_of
+from cellkit.representations import REPRESENTATIONS, Representation
+from cellkit.stages.model import decode_settings, network_of
+from cellkit.stages.prediction import REFERENCE_DIAMETER
+from cellkit.stages.pretraining import SHAPELESS, training_set
+from cellkit.stages.thresholds import search
+from cellkit.stages.training_files import TrainingFiles, Writer
+from cellkit.stages.validation import Validation
+
+NAMED = 3  # shots in a message
+QUERY, CONTRAST = 1, 2  # streams of crops of one seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningFit(FitSettings):
+    """How fine-tuning goes: Adam, 100 steps, the rate halved after each quarter (Scellseg, Methods)."""
+
+    steps: int = 100
+    optimiser: OptimiserName = "adam"
+    weight_decay: float = 0.0
+    schedule: ScheduleName = "halving"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningRecipe:
+    """All settings of one fine-tuning, as they enter the history.
+
+    Attributes:
+        base: the model to start from: a bundled model's name or a checkpoint.
+        tuning: method, trained part, batch.
+        augmentation: of the shots.
+        fit: of the training loop.
+        contrast: of the method ``contrastive``.
+        l2sp: of the method ``l2sp``.
+        typical: diameter of the cells in pixels; None: that of the shots.
+        decoding: settings that win over those of the base.
+    """
+
+    base: str
+    tuning: TuningSettings
+    augmentation: Augmentation
+    fit: FitSettings
+    contrast: ContrastSettings = field(default_factory=ContrastSettings)
+    l2sp: L2SPSettings = field(default_factory=L2SPSettings)
+    typical: float | None = None
+    decoding: Settings = field(default_factory=dict)
+
+    def arguments(self) -> dict[str, JsonValue]:
+        """What shapes the result, by name."""
+        own = {"contrastive": (self.contrast,), "l2sp": (self.l2sp,)}.get(self.tuning.method, ())
+        parts = (self.tuning, self.augmentation, self.fit, *own)
+        values = {name: value for part in parts for name, value in part.to_dict().items() if name not in SHAPELESS}
+        return values | {"typical": self.typical} | dict(self.decoding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """The images of one fine-tuning.
+
+    Attributes:
+        shots: labelled images to learn from.
+        held: labelled images to judge by; never learned from.
+        query: images without labels of the same experiment, for contrastive tuning.
+        contrast: folder with a folder of images per style, or None: the crops that the base carries.
+    """
+
+    shots: Sequence[Pair]
+    held: Sequence[Pair] = ()
+    query: Sequence[Source] = ()
+    contrast: str | None = None
+
+    def digest(self) -> str:
+        """Of images and labels, not of names alone: a corrected outline makes another result."""
+        pairs = [
+            f"{pair.key} {pair.plane} {digest_of_source(pair.image)} {digest_of(pair.labels.read().labels.tobytes())}"
+            for part in (self.shots, self.held)
+            for pair in (*part, None)
+            if pair is not None
+        ]
+        others = [*(source.digest() for source in self.query), self.contrast or ""]
+        return digest_of("\n".join([str(len(self.shots)), *pairs, *others]).encode())
+
+
+class Tuner:
+    """One recipe on one set of images: trained on all shots, and where that is checked, on all but one.
+
+    Args:
+        material: its images.
+        recipe: all settings.
+        device: where to train.
+        quiet: no progress.
+
+    Raises:
+        ModelError: there is no such base, or it cannot be read.
+        InputError: the labels of a shot cannot be read.
+        UsageError: the representation of the base has no such setting of decoding.
+    """
+
+    def __init__(self, material: Material, recipe: TuningRecipe, device: Device, *, quiet: bool) -> None:
+        path = model_path(recipe.base)
+        self.name, self.digest = recipe.base, digest_of(path)
+        self.base = load_checkpoint(path)
+        decode_settings(self.representation, self.base.representation.settings, recipe.decoding)  # checks them
+        self.material, self.recipe, self.device, self.quiet = material, recipe, device, quiet
+        self.diameters = {pair.key: diameter_of(pair.labels.read().labels) for pair in material.shots}
+
+    @property
+    def representation(self) -> Representation:
+        """Turns maps into cells."""
+        return REPRESENTATIONS[self.base.representation.name]
+
+    def history(self, **checks: JsonValue) -> History:
+        """That of the base, and this command."""
+        shots = self.material.shots
+        chosen = shots[0].channels
+        channels = {} if chosen is None else {"channels": ",".join(map(str, chosen))}
+        record = Record(
+            verb="finetune",
+            arguments=self.recipe.arguments() | {"shots": len(shots)} | channels | checks,
+            model=self.name,
+            model_digest=self.digest,
+            input_digest=self.material.digest(),
+        )
+        return (*self.base.history, record)
+
+    def preprocessing(self, shots: Sequence[Pair]) -> Preprocessing:
+        """That of the base, with the diameter of the shots' cells; a base of any size gets a working diameter.
+
+        Raises:
+            NoInputError: no shot holds a cell.
+        """
+        found = [diameter for pair in shots if (diameter := self.diameters[pair.key]) is not None]
+        if not found:
+            names = ", ".join(pair.labels.name for pair in shots[:NAMED])
+            raise NoInputError(names, "no shot holds a labelled cell", "outline some cells first")
+        typical = self.recipe.typical or float(np.median(found))
+        working = self.base.preprocessing.diameter or REFERENCE_DIAMETER
+        return replace(self.base.preprocessing, diameter=working, typical=typical)
+
+    def untuned(self) -> Checkpoint:
+        """The base at the diameter of the shots."""
+        return replace(self.base, preprocessing=self.preprocessing(self.material.shots))
+
+    def train(self, shots: Sequence[Pair], files: TrainingFiles, history: History, *, overwrite: bool) -> FitResult:
+        """Train on shots, or go on with it; errors as :func:`cellkit.engine.training.fit`."""
+        recipe, preprocessing = self.recipe, self.preprocessing(shots)
+        resume = None if overwrite else files.state(history)
+        set_seed(recipe.fit.seed)
+        method = self._method(shots, preprocessing)
+        writer = Writer(
+            model=replace(self.base, preprocessing=preprocessing, history=history, card={}),
+            half=recipe.tuning.half,
+            split=method.split,
+        )
+        return fit(method, recipe.fit, self.device, files=files.run, save=writer.save, resume=resume, quiet=self.quiet)
+
+    def _method(self, shots: Sequence[Pair], preprocessing: Preprocessing) -> TuningMethod:
+        recipe = self.recipe
+        network = prepare(network_of(self.base, self.name), self.device)
+        contrastive = recipe.tuning.method == "contrastive" and isinstance(network, Styled)
+        query, contrast = self._crops(shots, preprocessing) if contrastive else (None, None)
+        tuning = Tuning(
+            network=network,
+            representation=self.representation,
+            shots=training_set(shots, preprocessing, self.representation, recipe.augmentation, self.device),
+            batch=recipe.tuning.batch,
+            seed=recipe.fit.seed,
+            part=recipe.tuning.train,
+            base=self.name,
+            query=query,
+            contrast=contrast,
+            contrast_settings=recipe.contrast,
+            l2sp_settings=recipe.l2sp,
+        )
+        return FINETUNE[recipe.tuning.method](tuning)
+
+    def _crops(self, shots: Sequence[Pair], preprocessing: Preprocessing) -> tuple[StyleCrops, StyleCrops]:
+        """Crops of query and contrast images, for ever."""
+        material, seed = self.material, self.recipe.fit.seed
+        near = [query_style(material.query, preprocessing, shots=shots, seed=seed)]
+        if material.contrast is None:
+            far = stored_styles(self.base.contrast, preprocessing, base=self.name)
+        else:
+            far = contrast_styles(material.contrast, preprocessing, seed=seed)
+        query, contrast = (
+            StyleCrops(
+                styles,
+                self.recipe.augmentation,
+                preprocessing.channels,
+                seed=seed,
+                stream=stream,
+                device=self.device.torch_device,
+            )
+            for styles, stream in ((near, QUERY), (far, CONTRAST))
+        )
+        return query, contrast
+
+    def tuned(self, shots: Sequence[Pair], files: TrainingFiles) -> Checkpoint:
+        """The trained model, with the thresholds of decoding that suit the shots best."""
+        model = load_checkpoint(files.finished())
+        settings = decode_settings(self.representation, model.representation.settings, self.recipe.decoding)
+        if self.recipe.tuning.search and self.representation.searched:
+            network = prepare(network_of(model, files.best).eval(), self.device)
+            settings = search(
+                network,
+                shots,
+                model.preprocessing,
+                self.representation,
+                settings,
+                self.device,
+                fixed=set(self.recipe.decoding),
+            )
+        spec = RepresentationSpec(name=model.representation.name, settings=settings.to_dict())
+        return replace(model, representation=spec)
+
+    def scores(self, model: Checkpoint, pairs: Sequence[Pair]) -> dict[str, float]:
+        """Mean scores of a model on labelled images."""
+        settings = decode_settings(self.representation, model.representation.settings)
+        validate = Validation(pairs, model.preprocessing, self.representation, settings, self.device)
+        return validate(prepare(network_of(model, self.name).eval(), self.device))
