@@ -28,6 +28,8 @@ COMPARISONS = {  # name -> module with measure(bench); imported when it is its t
     "flow-decoding": "benchmarks.flow_decoding",
     "network": "benchmarks.network",
     "training-step": "benchmarks.training_step",
+    "contrastive-step": "benchmarks.contrastive_step",
+    "finetuning": "benchmarks.finetuning",
     "scoring": "benchmarks.scoring",
     "coco-segm": "benchmarks.coco_segm",
     "exports": "benchmarks.exports",

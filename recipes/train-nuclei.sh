@@ -26,3 +26,4 @@ train() { # OUT STEPS RATE SCHEDULE [more]
 explored="${output%.ckpt}.explored.ckpt"
 train "$explored" 6000 2e-3 constant "$@"                          # a constant rate explores ...
 train "$output" 5400 1e-3 cosine --set init="$explored" "$@"       # ... a falling one settles
+# the bundled file also has the model card (recipes/write-card.py) and crops for tuning (recipes/add-contrast.py)

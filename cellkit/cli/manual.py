@@ -38,6 +38,13 @@ defined (-, an empty cell or null in files) is left out of means, and fails ever
 one table of the pixels that each true and each predicted object share; a name with @ has one value per IoU \
 threshold, 0.5 to 0.95 in steps of 0.05."""
 FIDELITY = {  # verb -> method or representation -> modules whose docstrings say what follows its paper
+    "pretrain": {
+        "unet, style-unet": ("cellkit.networks.residual_unet",),
+        "flow": ("cellkit.representations.flow",),
+        "mask": ("cellkit.representations.mask",),
+        "border": ("cellkit.representations.border",),
+        "hover": ("cellkit.representations.hover",),
+    },
     "finetune": {
         "classic": ("cellkit.methods.classic",),
         "contrastive": ("cellkit.methods.contrastive", "cellkit.data.style_crops"),

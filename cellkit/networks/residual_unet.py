@@ -1,9 +1,8 @@
 """The residual U-Net of Cellpose and the style-aware U-Net of Scellseg that grew out of it.
 
-Shapes in comments are those of widths (32, 64, 128, 256) and an input of (B, 2, 224, 224).
-
 Sources: Stringer et al. 2021 (residual blocks, style vector, additive skips); Xun et al., "Scellseg"
-(attention gates, dense units, hierarchical style).
+(attention gates, dense units, hierarchical style). Layers and numbers of parameters are those of the authors' code; the
+style of an empty map is zero where theirs is not a number, and images go in whole or in tiles of any size.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ from torch.nn import functional as F
 
 from cellkit.config import TrainedPartName
 from cellkit.errors import ModelError
+
+# Shapes in comments are those of widths (32, 64, 128, 256) and an input of (B, 2, 224, 224).
 
 STYLE_EPSILON = 1e-12  # an all-zero map has the zero style, not NaN
 

@@ -1,4 +1,9 @@
-"""Borders: each pixel is background, inner part or border of a cell (U-Net3 of Scellseg)."""
+"""Borders: each pixel is background, inner part or border of a cell (U-Net3 of Scellseg).
+
+The border is two pixels wide; in the authors' code it is three. Borders are those of the crop at the scale at which it
+is shown. Decoding compares classes with each other, where the authors compare two and then a bare logit, and border
+pixels join the nearest cell by distance, where theirs blur. Both thresholds are searched on the shots, as there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Flows: each pixel of a cell points to the centre of its cell (Scellseg; Stringer 2021)."""
+"""Flows: each pixel of a cell points to the centre of its cell (Scellseg; Stringer 2021).
+
+Targets and loss are those of the paper (eq. 1): heat that spreads from the pixel of a cell nearest to its median, the
+logarithm of it, its direction, times 5. Unlike the authors' code, vectors that were turned and scaled with an image are
+made unit vectors again; the default threshold of the cell logit is 0, as in Cellpose, where theirs is 0.5; of a cell
+only the largest connected piece is kept; and a hole is filled only where it touches no other cell.
+"""
 
 from __future__ import annotations
 

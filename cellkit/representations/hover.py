@@ -2,6 +2,8 @@
 
 Distances are scaled by the upright box of a cell, so they do not turn with the image: they are computed from the
 labels of each crop after it was warped.
+
+The axes are right: the code of Scellseg mixes them up, so that even perfect maps of touching cells fall apart.
 """
 
 from __future__ import annotations

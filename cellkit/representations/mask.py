@@ -1,6 +1,7 @@
 """Masks: each pixel is background or cell, and cells are connected pieces (U-Net2 of Scellseg).
 
-Cells that touch become one: this is what the other representations are measured against.
+Cells that touch become one: this is what the other representations are measured against. The threshold is searched on
+the shots, as in the authors' code, and is 0 without (2 there).
 """
 
 from __future__ import annotations

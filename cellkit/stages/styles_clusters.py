@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn needs it anyway
+from threadpoolctl import threadpool_limits
 
 from cellkit.errors import UsageError
 from cellkit.stages.styles_vectors import unit

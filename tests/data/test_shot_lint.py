@@ -202,7 +202,7 @@ def test_half_an_annotation(shot):
     half[:, SIDE // 2 :] = 0
     assert lint([shot("a", labels, image)]) == ()
     repair = "label all cells, or cut the image down to its labelled part; what is unlabelled counts as background"
-    problem = "a: 32 things far from all 32 labelled cells look like cells"
+    problem = "a: 24 things far from all 32 labelled cells look like cells"  # 8 more are too near to be sure
     assert said([shot("a", half, image)]) == [f"{problem} ({repair})"]
 
 
@@ -233,13 +233,17 @@ def test_labels_that_leave_nothing_to_look_at(empty_field):
     assert unlabelled_cells(micrograph(dot)[None], dot) == 0
 
 
-def test_background_that_is_all_like_cells_is_no_cells():
-    """A dark well wall around dark worms: one huge piece."""
-    labels = grid_of_cells(5, 8)
-    labels[:, SIDE // 2 :] = 0
-    image = micrograph(labels)
-    image[:, 100:] = 160
-    assert unlabelled_cells(image[None], labels) == 0
+def test_large_patches_like_cells_are_no_cells():
+    """As the dark wall of a well around dark worms."""
+    labels = np.zeros((SIDE, 5 * SIDE // 2), np.int32)
+    labels[:, : SIDE // 2] = grid_of_cells(5, 8)[:, : SIDE // 2]
+    patches, cells = labels > 0, labels > 0
+    for top in range(3, 150, 53):
+        for left in range(110, 340, 53):
+            patches[top : top + 46, left : left + 46] = True
+            cells |= disc(labels.shape, (top + 20, left + 20), 5)
+    assert unlabelled_cells(micrograph(patches)[None], labels) == 0
+    assert unlabelled_cells(micrograph(cells)[None], labels) == 15
 
 
 def halved(labels: np.ndarray) -> np.ndarray:
