@@ -37,7 +37,9 @@ pooled/NAME is the value of the counts summed over all images, as if they were o
 defined (-, an empty cell or null in files) is left out of means, and fails every gate. Metrics of labels come from \
 one table of the pixels that each true and each predicted object share; a name with @ has one value per IoU \
 threshold, 0.5 to 0.95 in steps of 0.05."""
-FIDELITY = {  # verb -> method or representation -> modules whose docstrings say what follows its paper
+FIDELITY: dict[
+    str, dict[str, tuple[str, ...]]
+] = {  # verb -> method or representation -> modules whose docstrings say what follows its paper
     "pretrain": {
         "unet, style-unet": ("cellkit.networks.residual_unet",),
         "flow": ("cellkit.representations.flow",),

@@ -68,22 +68,39 @@ class WholeFile:
         Raises:
             UsageError: it would.
         """
-        if self._path is not None and not self._is_same(data) and self._path.exists() and self._on_exists == "skip":
-            raise UsageError(self._path, "exists, and is another than this run would write", ANOTHER)
+        if self._path is not None:
+            is_same(self._path, data, self._on_exists)
 
     def write(self, data: bytes) -> None:
-        """Write it; with ``skip`` a file that is the same stays as it is.
-
-        Raises:
-            UsageError: as :meth:`check`.
-            OutputError: the system refuses.
-        """
-        self.check(data)
+        """Write it; errors as :func:`place`."""
         if self._path is None:
             send(data)
-        elif self._on_exists != "skip" or not self._is_same(data):
-            with written_whole(self._path) as part:
-                part.write_bytes(data)
+        else:
+            place(self._path, data, self._on_exists)
 
-    def _is_same(self, data: bytes) -> bool:
-        return self._path is not None and self._path.exists() and self._path.read_bytes() == data
+
+def place(path: Path, data: bytes, on_exists: OnExists) -> None:
+    """Write a file whole; with ``skip`` one that is the same stays as it is.
+
+    Raises:
+        UsageError: as :func:`is_same`.
+        OutputError: the system refuses.
+    """
+    if not is_same(path, data, on_exists):
+        with written_whole(path) as part:
+            part.write_bytes(data)
+
+
+def is_same(path: Path, data: bytes, on_exists: OnExists) -> bool:
+    """Whether a file that is there can stay, being what would be written.
+
+    Raises:
+        UsageError: it can neither stay nor be overwritten.
+    """
+    if not path.exists() or on_exists == "overwrite":
+        return False
+    if on_exists == "error":
+        raise UsageError(path, "exists already", ANOTHER)
+    if path.read_bytes() != data:
+        raise UsageError(path, "exists, and is another than this run would write", ANOTHER)
+    return True

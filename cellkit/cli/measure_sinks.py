@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from cellkit import __version__
 from cellkit.cli.inputs import STREAM
-from cellkit.cli.places import protect, send
+from cellkit.cli.measure_files import WholeFile, place
+from cellkit.cli.places import protect
 from cellkit.cli.reporting import counted_images
 from cellkit.config import OnExists
 from cellkit.errors import OutputError, UsageError
-from cellkit.io.atomic import check_writable, remove_leftovers, written_whole
 from cellkit.io.label_tiff import MICROMETRES_PER_CENTIMETRE
-from cellkit.io.sink_base import BaseSink, is_up_to_date, twice
+from cellkit.io.sink_base import BaseSink, twice
 from cellkit.io.sinks import FolderSink
 from cellkit.io.tables import check_table_name, encode_table
 from cellkit.overlap import ordered_map
@@ -76,34 +76,18 @@ def opened(output: str, cut: CropSettings, on_exists: OnExists, inputs: Sequence
         yield sink
 
 
-class TableFile:
-    """The table of all images, in a file or on stdout.
-
-    Args:
-        output: a file, or - for stdout.
-        on_exists: what to do when it is there.
-        taken: files that may not be overwritten.
-    """
+class TableFile(WholeFile):
+    """The table of all images, in a file or on stdout; arguments and errors as those of any whole file."""
 
     def __init__(self, output: str, on_exists: OnExists, taken: set[Path]) -> None:
-        self._on_exists = on_exists
-        self._path: Path | None = None
-        if output == STREAM:
-            return
-        self._suffix = check_table_name(output)
-        self._path = Path(output)
-        protect(self._path, taken)
-        check_writable(self._path)
-        remove_leftovers(self._path.parent, self._path.name)
-        if self._path.exists() and on_exists == "error":
-            is_up_to_date(self._path, None, (), on_exists)
+        if output != STREAM:
+            check_table_name(output)
+        super().__init__(output, on_exists, taken)
 
-    def write(self, images: Sequence[Measured]) -> None:
+    def write_rows(self, images: Sequence[Measured]) -> None:
         """Write all rows."""
-        if self._path is None:
-            send(encode_table(table_of(images)))
-        else:
-            _place(self._path, encode_table(table_of(images), self._suffix), self._on_exists)
+        table = table_of(images)
+        self.write(encode_table(table, self.suffix) if self.suffix else encode_table(table))
 
 
 class CropFolder(FolderSink):
@@ -127,7 +111,7 @@ class CropFolder(FolderSink):
         def written(crop: Crop) -> None:
             path = self.path_of(f"{item.key}_{crop.label:0{LABEL_DIGITS}d}")
             protect(path, self._taken)
-            _place(path, encode_crop(crop.pixels, item.pixel_size, rgb=rgb), self._on_exists)
+            place(path, encode_crop(crop.pixels, item.pixel_size, rgb=rgb), self._on_exists)
 
         for _ in ordered_map(written, crops(item, size=self._cut.size, blank=self._cut.blank), self._cut.workers):
             pass
@@ -169,7 +153,7 @@ class TableSink(BaseSink):
             if self._folder is not None:
                 stack.enter_context(self._folder)
             if self._images:
-                self._table.write(list(self._images.values()))
+                self._table.write_rows(list(self._images.values()))
         overlapping = [image.key for image in self._images.values() if image.overlapping]
         if overlapping:
             text = "cells overlap in %s, e.g. %s; a pixel of several cells counts for the smallest of them alone"
@@ -203,14 +187,3 @@ def encode_crop(pixels: NDArray[Any], pixel_size: float | None, *, rgb: bool) ->
         resolutionunit="CENTIMETER" if density else None,
     )
     return memory.getvalue()
-
-
-def _place(path: Path, data: bytes, on_exists: OnExists) -> None:
-    """Write a file whole; with ``skip`` one that is the same stays, and another is an error."""
-    if path.exists() and on_exists != "overwrite":
-        if on_exists == "skip" and path.read_bytes() == data:
-            return
-        problem = "exists already" if on_exists == "error" else "exists, and is another than this run would write"
-        raise UsageError(path, problem, "add --on-exists overwrite, or choose another name")
-    with written_whole(path) as part:
-        part.write_bytes(data)
