@@ -29,6 +29,8 @@ COMPARISONS = {  # name -> module with measure(bench); imported when it is its t
     "network": "benchmarks.network",
     "training-step": "benchmarks.training_step",
     "contrastive-step": "benchmarks.contrastive_step",
+    "cellulus-step": "benchmarks.cellulus_step",
+    "mean-shift": "benchmarks.mean_shift",
     "finetuning": "benchmarks.finetuning",
     "scoring": "benchmarks.scoring",
     "coco-segm": "benchmarks.coco_segm",

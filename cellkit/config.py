@@ -8,21 +8,24 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeAlias
 
-NetworkName: TypeAlias = Literal["unet", "style-unet"]
-RepresentationName: TypeAlias = Literal["flow", "mask", "border", "hover"]
-PretrainMethodName: TypeAlias = Literal["supervised"]
+NetworkName: TypeAlias = Literal["unet", "style-unet", "mini-unet"]
+RepresentationName: TypeAlias = Literal["flow", "mask", "border", "hover", "embedding"]
+PretrainMethodName: TypeAlias = Literal["supervised", "oce"]
 FinetuneMethodName: TypeAlias = Literal["classic", "contrastive", "l2sp"]
 TrainedPartName: TypeAlias = Literal["all", "decoder", "head"]
 NormalisationName: TypeAlias = Literal["percentile", "minmax", "none"]
 PrecisionName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 ColourName: TypeAlias = Literal["as-is", "rgb"]
 OptimiserName: TypeAlias = Literal["adamw", "adam", "sgd"]
-ScheduleName: TypeAlias = Literal["cosine", "flat-decay", "halving", "constant"]
+ScheduleName: TypeAlias = Literal["cosine", "flat-decay", "halving", "tenths", "constant"]
 OnExists: TypeAlias = Literal["skip", "overwrite", "error"]
 
 JsonValue: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 Settings: TypeAlias = Mapping[str, JsonValue]
 NO_SETTINGS: Settings = MappingProxyType({})
+WIDTHS: Mapping[NetworkName, tuple[int, ...]] = MappingProxyType(
+    {"unet": (32, 64, 128, 256), "style-unet": (32, 64, 128, 256), "mini-unet": (24, 72)}
+)  # feature channels per level where nobody chose others
 
 
 class Spec:
@@ -89,6 +92,11 @@ class Preprocessing(Spec):
         diameter: working diameter in pixels to which images are rescaled, or None: any size as it is.
         typical: diameter in pixels of the cells of the images that a fine-tuned model is for, or None; it takes the
             place of the diameter that a user does not give.
+        noise_copies: noisy copies of an image that are predicted for each value of the grains; mean and spread of
+            their maps are the prediction. 0: the maps of the image itself.
+        noise_values: of the grains, where the percentiles of the image are 0 and 1: salt and pepper.
+        noise_fraction: of the pixels of a copy that become a grain.
+        noise_seed: of the places of the grains.
     """
 
     channels: int = 2
@@ -97,6 +105,10 @@ class Preprocessing(Spec):
     percentiles: tuple[float, float] = (1.0, 99.0)
     diameter: float | None = None
     typical: float | None = None
+    noise_copies: int = 0
+    noise_values: tuple[float, ...] = (1.0, 0.0)
+    noise_fraction: float = 0.01
+    noise_seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,8 +53,12 @@ SETTINGS: dict[str, tuple[type[Spec], ...]] = {
 }
 
 
-def kinds_of(verb: str) -> tuple[type[Spec], ...]:
-    """The dataclasses whose fields ``--set`` of a verb takes."""
+def kinds_of(verb: str, method: str | None = None) -> tuple[type[Spec], ...]:
+    """The dataclasses whose fields ``--set`` of a verb takes, for a way of learning."""
+    if method == "oce":
+        from cellkit.cli.unlabelled import KINDS
+
+        return KINDS
     if verb == "finetune":
         from cellkit.cli.tuning import TUNING  # imports more than other verbs want to wait for
 
@@ -62,6 +66,6 @@ def kinds_of(verb: str) -> tuple[type[Spec], ...]:
     return SETTINGS[verb]
 
 
-def list_settings(verb: str) -> None:
-    """Print names, defaults and meanings of the settings of a verb."""
-    sys.stdout.write(describe(kinds_of(verb), without=OPTIONS[verb]))
+def list_settings(verb: str, method: str | None = None) -> None:
+    """Print names, defaults and meanings of the settings of a verb, for a way of learning."""
+    sys.stdout.write(describe(kinds_of(verb, method), without=OPTIONS[verb]))

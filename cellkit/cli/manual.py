@@ -46,6 +46,12 @@ FIDELITY: dict[
         "mask": ("cellkit.representations.mask",),
         "border": ("cellkit.representations.border",),
         "hover": ("cellkit.representations.hover",),
+        "oce": (
+            "cellkit.networks.mini_unet",
+            "cellkit.methods.oce",
+            "cellkit.ops.noisy_passes",
+            "cellkit.representations.embedding",
+        ),
     },
     "finetune": {
         "classic": ("cellkit.methods.classic",),
@@ -98,6 +104,8 @@ def _verb_page(name: str, command: Any) -> str:  # noqa: ANN401
             lines += [f".SH {title}", *(line for p in parameters for line in _parameter(p))]
     if name in OPTIONS:
         lines += [".SH SETTINGS", "For \\fB\\-\\-set\\fR \\fINAME=VALUE\\fR, with their defaults:", *_settings(name)]
+    if name == "pretrain":
+        lines += [".SS With \\-\\-method oce", *_settings(name, "oce")]
     lines += _fidelity(name)
     see_also = "\\fBcellkit\\fR(1), \\fBcellkit\\-formats\\fR(5)" + SEE_ALSO.get(name, "")
     lines += [".SH EXIT STATUS", _roff(EXIT_CODES), ".SH SEE ALSO", see_also]
@@ -112,8 +120,8 @@ def _fidelity(verb: str) -> Iterator[str]:
             yield from _prose(inspect.getdoc(importlib.import_module(module)) or "")
 
 
-def _settings(verb: str) -> Iterator[str]:
-    for line in describe(kinds_of(verb), without=OPTIONS[verb]).splitlines():
+def _settings(verb: str, method: str | None = None) -> Iterator[str]:
+    for line in describe(kinds_of(verb, method), without=OPTIONS[verb]).splitlines():
         name, _, meaning = line.partition("\t")
         yield from (".TP", f"\\fB{_roff(name)}\\fR", _roff(meaning))
 

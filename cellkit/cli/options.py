@@ -14,7 +14,7 @@ def _list_settings(context: typer.Context, wanted: bool) -> None:
     if wanted:
         from cellkit.cli.listing import list_settings
 
-        list_settings(context.info_name or "")
+        list_settings(context.info_name or "", context.params.get("method"))
         raise typer.Exit
 
 
@@ -99,16 +99,40 @@ LabelSuffix: TypeAlias = Annotated[
 
 Data: TypeAlias = Annotated[
     list[str],
-    typer.Argument(metavar="DATA", help="Folders of images and labels, in any layout.", show_default=False),
+    typer.Argument(
+        metavar="DATA",
+        help="Folders of images and labels, in any layout; for oce images or folders of them.",
+        show_default=False,
+    ),
 ]
 Checkpoint: TypeAlias = Annotated[
     str, typer.Option("--output", "-o", metavar="FILE.ckpt", help="The checkpoint to write.", show_default=False)
 ]
-Network: TypeAlias = Annotated[NetworkName, typer.Option("--network", help="What turns pixels into maps.")]
-Representation: TypeAlias = Annotated[
-    RepresentationName, typer.Option("--representation", help="What turns maps into cells.")
+Network: TypeAlias = Annotated[
+    NetworkName | None,
+    typer.Option("--network", help="What turns pixels into maps.", show_default="unet; mini-unet for oce"),
 ]
-PretrainMethod: TypeAlias = Annotated[PretrainMethodName, typer.Option("--method", help="How weights are learned.")]
+Representation: TypeAlias = Annotated[
+    RepresentationName | None,
+    typer.Option("--representation", help="What turns maps into cells.", show_default="flow; embedding for oce"),
+]
+PretrainMethod: TypeAlias = Annotated[
+    PretrainMethodName,
+    typer.Option(
+        "--method",
+        is_eager=True,
+        help="How weights are learned: from labels, or (oce) from images alone. Before --settings, it lists its own.",
+    ),
+]
+ObjectSize: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--object-size",
+        metavar="PX",
+        min=1,
+        help="For oce: diameter of an object in pixels; else estimated from the images.",
+    ),
+]
 TrainNames: TypeAlias = Annotated[
     str | None, typer.Option("--names", metavar="FILE", help="Train on the images listed in this file alone.")
 ]

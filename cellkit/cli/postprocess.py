@@ -17,6 +17,14 @@ def postprocess(
         ),
     ],
     output: o.Output,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            "--search",
+            metavar="LABELS",
+            help="Labels of some of the images, by name: take the settings of decoding that suit them best, for all.",
+        ),
+    ] = None,
     settings: o.Set = None,
     list_settings: o.ListSettings = False,
     suffix: o.LabelSuffix = ".tif",
@@ -29,15 +37,19 @@ def postprocess(
     """Turn predicted maps into cells.
 
     Reads what 'cellkit predict' wrote and writes one label image per image: 0 is background, each cell has its
-    number. Settings of the decoding come with the prediction; --set changes them without the network.
+    number. Settings of the decoding come with the prediction; --set changes them without the network, and --search
+    finds them on a few labelled images: bandwidth and shrink of embeddings, thresholds of others. Scores on the images
+    that it searched on are flattered.
     """
     from cellkit import stages
-    from cellkit.cli import inputs, places, reporting, running
+    from cellkit.cli import inputs, places, reporting, running, searching
 
     reporting.set_up_logging("postprocess", verbose, quiet)
     reporting.check_json(as_json, output)
     overrides = running.decoding_settings(settings)
     paths = inputs.prediction_files(predictions)
+    if search is not None:
+        overrides |= searching.search(paths, search, overrides, workers)
     taken = [(str(path), path.stem) for path in paths or ()]
     with places.opened(output, "labels", on_exists, suffix, taken) as sink:
         outcomes = stages.postprocess(inputs.predictions(paths), overrides, workers=workers, is_done=sink.is_done)

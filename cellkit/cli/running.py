@@ -20,8 +20,7 @@ from cellkit.errors import CellkitError, UsageError
 from cellkit.io.images import describe as describe_image
 from cellkit.io.sources import Source
 from cellkit.stages import PredictSettings
-from cellkit.stages.model import decode_settings
-from cellkit.stages.prediction import scale_of
+from cellkit.stages.prediction import Command, scale_of
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +71,10 @@ def open_model(
     """The model on its device; says on ``-v`` what runs.
 
     Raises:
-        UsageError: an override of decoding is none that its representation has.
+        UsageError: a setting is none that the model has.
     """
     ready = stages.load_model(model, open_device(device, precision))
-    decode_settings(ready.representation, ready.checkpoint.representation.settings, overrides)
+    Command(verb="predict", model=ready, settings=settings, overrides=overrides).check()
     spec = ready.checkpoint.network
     log.info(
         "model: %s (%s, %s, widths %s), scale %.4g",

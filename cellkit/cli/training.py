@@ -12,7 +12,7 @@ from cellkit.cli import reporting, running
 from cellkit.cli.inputs import named, read_options
 from cellkit.cli.listing import DECODING, OPTIONS, TRAINING
 from cellkit.cli.settings import apply, assignments, names_of
-from cellkit.config import NO_SETTINGS, ModelSettings, NetworkName, OnExists, Preprocessing, RepresentationName
+from cellkit.config import NO_SETTINGS, WIDTHS, ModelSettings, NetworkName, OnExists, Preprocessing, RepresentationName
 from cellkit.data.augment import Augmentation
 from cellkit.data.dataset import Dataset, Pair, merge
 from cellkit.data.layouts import find_pairs, read_names, select
@@ -22,7 +22,7 @@ from cellkit.errors import NoInputError, OutputError, UsageError
 from cellkit.io.atomic import check_writable
 from cellkit.representations import REPRESENTATIONS
 from cellkit.stages.model import decode_settings
-from cellkit.stages.pretraining import Recipe, pretrain
+from cellkit.stages.pretraining import SupervisedRecipe, pretrain
 from cellkit.stages.training_files import TrainingFiles
 
 log = logging.getLogger(__name__)
@@ -40,29 +40,44 @@ class Selection:
     pairs: tuple[Pair, ...]
 
 
-def recipe(
-    texts: Sequence[str] | None,
-    *,
-    network: NetworkName,
-    representation: RepresentationName,
-    steps: int,
-    lr: float,
-    diameter: float | None,
-    seed: int,
-) -> Recipe:
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """Settings of a training that are options of their own."""
+
+    network: NetworkName | None
+    representation: RepresentationName | None
+    diameter: float | None
+    steps: int
+    lr: float
+    seed: int
+
+
+def refuse_object_size(size: float | None) -> None:
+    """Labels tell the size of objects.
+
+    Raises:
+        UsageError: it was given.
+    """
+    if size is not None:
+        raise UsageError("--object-size", "the method supervised has no use for it", "add --method oce")
+
+
+def recipe(texts: Sequence[str] | None, choices: Choices) -> SupervisedRecipe:
     """All settings of a training from its options and ``--set`` texts."""
     values = assignments(texts, TRAINING, OPTIONS["pretrain"])
-    model = apply(ModelSettings, values, network=network, representation=representation)
-    preprocessing = apply(Preprocessing, values, diameter=diameter)
+    network, representation = choices.network or "unet", choices.representation or "flow"
+    widths = {"widths": list(WIDTHS[network])}
+    model = apply(ModelSettings, widths | values, network=network, representation=representation)
+    preprocessing = apply(Preprocessing, values, diameter=choices.diameter)
     names = names_of(*DECODING)
     decoding = {name: value for name, value in values.items() if name in names}
     decode_settings(REPRESENTATIONS[representation], NO_SETTINGS, decoding)  # checks them
-    return Recipe(
+    return SupervisedRecipe(
         decoding=decoding,
         model=model,
         preprocessing=preprocessing,
         augmentation=apply(Augmentation, values),
-        fit=apply(FitSettings, values, steps=steps, learning_rate=lr, seed=seed),
+        fit=apply(FitSettings, values, steps=choices.steps, learning_rate=choices.lr, seed=choices.seed),
     )
 
 
@@ -158,7 +173,7 @@ def checkpoint_path(output: str, *, resume: bool, on_exists: OnExists) -> Path:
 def run(
     learn: Selection,
     held: Selection,
-    chosen: Recipe,
+    chosen: SupervisedRecipe,
     device: tuple[str, str],
     output: str,
     *,
@@ -178,6 +193,11 @@ def run(
         overwrite=on_exists == "overwrite",
         quiet=quiet,
     )
+    say_how_it_ended(path, result)
+
+
+def say_how_it_ended(path: Path, result: FitResult | None) -> None:
+    """The closing line of a run; None: there was nothing to do."""
     if not distributed.is_main():
         return
     if result is None:

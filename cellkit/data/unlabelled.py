@@ -192,7 +192,8 @@ class UnlabelledSet:
             return None
         return _scaled(normal, self.scale).clamp_(-FLOAT16_LIMIT, FLOAT16_LIMIT).half()
 
-    def _image(self, index: int) -> Tensor:
+    def image(self, index: int) -> Tensor:
+        """One image as the network sees it, (C, H, W) float16."""
         kept = self.kept[index]
         if kept.pixels is not None:
             return kept.pixels
@@ -201,7 +202,7 @@ class UnlabelledSet:
 
     def _crop(self, index: int, seed: int) -> Tensor:
         """(C, crop, crop) float32."""
-        image, generator = self._image(index), torch.Generator().manual_seed(seed)
+        image, generator = self.image(index), torch.Generator().manual_seed(seed)
         for _ in range(REDRAWS):
             crop = sample(image, draw_positions(generator, self.deformation, (image.shape[1], image.shape[2])))
             if not _is_flat(crop):

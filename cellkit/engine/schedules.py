@@ -32,6 +32,11 @@ def halving(step: int, settings: FitSettings) -> float:
     return float(0.5 ** (4 * step // settings.steps))
 
 
+def tenths(step: int, settings: FitSettings) -> float:
+    """A tenth after two fifths of the run, a hundredth after three (Cellulus: after 20 and 30 of 50 epochs)."""
+    return float(0.1 ** ((5 * step >= 2 * settings.steps) + (5 * step >= 3 * settings.steps)))
+
+
 def constant(step: int, settings: FitSettings) -> float:
     """1."""
     return 1.0
@@ -41,6 +46,7 @@ SCHEDULES: dict[ScheduleName, Callable[[int, FitSettings], float]] = {
     "cosine": cosine,
     "flat-decay": flat_decay,
     "halving": halving,
+    "tenths": tenths,
     "constant": constant,
 }
 

@@ -11,13 +11,17 @@ from cellkit.config import FinetuneMethodName, PretrainMethodName
 from cellkit.methods.classic import Classic
 from cellkit.methods.contrastive import Contrastive
 from cellkit.methods.l2sp import L2SP
+from cellkit.methods.oce import ObjectCentric
 from cellkit.methods.supervised import Supervised
 from cellkit.methods.tuning import Tuning, TuningMethod
 
-__all__ = ["FINETUNE", "PRETRAIN", "Supervised", "Tuning", "TuningMethod"]
+__all__ = ["FINETUNE", "PRETRAIN", "ObjectCentric", "Supervised", "Tuning", "TuningMethod"]
 
-PRETRAIN: dict[PretrainMethodName, type[Supervised]] = {"supervised": Supervised}
-"""Supervised learning of dense maps from labelled images."""
+PRETRAIN: dict[PretrainMethodName, type[Supervised] | type[ObjectCentric]] = {
+    "supervised": Supervised,
+    "oce": ObjectCentric,
+}
+"""Learning from labelled images, and from images alone."""
 
 FINETUNE: dict[FinetuneMethodName, Callable[[Tuning], TuningMethod]] = {
     "classic": Classic,

@@ -10,9 +10,10 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from cellkit.config import NetworkName, NetworkSpec, TrainedPartName
+from cellkit.networks.mini_unet import MiniUNet
 from cellkit.networks.residual_unet import Output, ResidualUNet, StyleUNet
 
-__all__ = ["NETWORKS", "Output", "Partitioned", "Styled", "build", "initialise"]
+__all__ = ["NETWORKS", "Output", "Partitioned", "Styled", "build", "initialise", "margin_of"]
 
 
 class NetworkType(Protocol):
@@ -41,7 +42,13 @@ class Partitioned(Protocol):
 NETWORKS: dict[NetworkName, NetworkType] = {
     "unet": ResidualUNet,
     "style-unet": StyleUNet,
+    "mini-unet": MiniUNet,
 }
+
+
+def margin_of(network: nn.Module) -> int:
+    """Pixels from the edge of its input in which a network sees mirrored image for lack of another."""
+    return network.margin if isinstance(network, MiniUNet) else 0
 
 
 def build(spec: NetworkSpec) -> nn.Module:

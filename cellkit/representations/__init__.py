@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from cellkit.config import RepresentationName
 from cellkit.representations.border import BORDER
+from cellkit.representations.embedding import EMBEDDING
 from cellkit.representations.flow import FLOW
 from cellkit.representations.hover import HOVER
 from cellkit.representations.mask import MASK
@@ -20,4 +21,5 @@ REPRESENTATIONS: dict[RepresentationName, Representation] = {
     "mask": MASK,
     "border": BORDER,
     "hover": HOVER,
+    "embedding": EMBEDDING,
 }

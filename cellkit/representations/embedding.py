@@ -30,13 +30,17 @@ from cellkit.ops.labelling import (
 from cellkit.ops.mean_shift import mean_shift, nearest
 from cellkit.ops.runs import Indices, Integers, Neighbours, paint, runs_of
 from cellkit.representations.mask_cells import Limits, digits_of, labels_from, whole_from
-from cellkit.representations.representation import DecodeSettings, Representation
+from cellkit.representations.representation import DecodeSettings, ReadWindow, Representation
 
 CHANNELS = 3  # offset y, offset x, spread; a fourth, if there is one, is the brightness of the image
 BRIGHTNESS = 3
 LEAST = 4000  # pixels that clusters are sought with, if there are: a tenth of a small image leaves few of each cell
 SMALLEST = 0.1  # of the area of an object: smaller cells are dropped, as in the authors' code
-PLANE_SAMPLES = 1 << 20  # pixels of a plane too large for memory that its threshold is taken from
+PATCHES, PATCH = 4, 256  # per axis, and px: parts of a plane too large for memory that its threshold is taken from
+SEARCHED = {  # the paper tries shrink from 0 to 6, and some bandwidths; these suit objects of 30 px, as the defaults do
+    "bandwidth": (9.0, 12.0, 15.0, 18.0, 21.0),
+    "shrink": (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +48,11 @@ class EmbeddingSettings(DecodeSettings):
     """How offsets and their spread become cells.
 
     Attributes:
-        method: ``mean-shift``: as the paper; ``greedy``: around the surest pixels, as EmbedSeg.
+        clustering: ``mean-shift``: as the paper; ``greedy``: around the surest pixels, as EmbedSeg.
         bandwidth: pixels of the image as the network saw it, about half the size of an object.
         threshold: spread below which a pixel belongs to a cell: a number, or ``otsu``, from the spread of the image.
         sample: part of the cells' pixels that mean shift seeks clusters with, 4,000 at least; 1 is all.
-        seed: of that part.
+        sample_seed: of that part.
         seed_confidence: greedy: of a pixel that a cell begins with; 1 is the smallest spread, 0 the largest.
         post: ``cell``: clear the rim of cells by grow and shrink; ``nucleus``: keep the bright part of each cell, where
             the prediction has the brightness; ``none``: as clustered.
@@ -61,11 +65,11 @@ class EmbeddingSettings(DecodeSettings):
         exclude_border: drop cells at the edge of the image.
     """
 
-    method: Literal["mean-shift", "greedy"] = "mean-shift"
+    clustering: Literal["mean-shift", "greedy"] = "mean-shift"
     bandwidth: float = 15.0
     threshold: float | Literal["otsu"] = "otsu"
     sample: float = 0.1
-    seed: int = 0
+    sample_seed: int = 0
     seed_confidence: float = 0.9
     post: Literal["cell", "nucleus", "none"] = "cell"
     grow: float = 3.0
@@ -87,11 +91,16 @@ class EmbeddingSettings(DecodeSettings):
             raise UsageError("object_size", f"cannot be {size}", "give the diameter of an object in pixels, above 0")
         return cls(bandwidth=size / 2, min_area=int(SMALLEST * math.pi * size**2 / 4))
 
+    @property
+    def wants_brightness(self) -> bool:
+        """The bright part of nuclei is wanted."""
+        return self.post == "nucleus"
+
     def limits(self) -> Limits:
         """Of each setting that can be wrong: whether it is right, and what it may be."""
         distance = "a number of pixels from 0 on"
         return {
-            "method": (self.method in ("mean-shift", "greedy"), "mean-shift or greedy"),
+            "clustering": (self.clustering in ("mean-shift", "greedy"), "mean-shift or greedy"),
             "post": (self.post in ("cell", "nucleus", "none"), "cell, nucleus or none"),
             "bandwidth": (
                 0 < self.bandwidth < math.inf,
@@ -99,7 +108,7 @@ class EmbeddingSettings(DecodeSettings):
             ),
             "threshold": (_is_threshold(self.threshold), "otsu or a finite number, a spread"),
             "sample": (0 < self.sample <= 1, "a fraction of the cells' pixels above 0 and up to 1 (all)"),
-            "seed": (isinstance(self.seed, int) and self.seed >= 0, "a whole number from 0 on"),
+            "sample_seed": (isinstance(self.sample_seed, int) and self.sample_seed >= 0, "a whole number from 0 on"),
             "seed_confidence": (0 <= self.seed_confidence <= 1, "a number from 0 to 1"),
             "grow": (0 <= self.grow < math.inf, distance),
             "shrink": (0 <= self.shrink < math.inf, distance),
@@ -122,14 +131,19 @@ class EmbeddingSettings(DecodeSettings):
         fraction = self.max_fraction * (plane[0] * plane[1]) / (window[0] * window[1])
         return replace(self, max_fraction=min(1.0, fraction))
 
-    def for_plane(self, maps: Any) -> Self:  # noqa: ANN401 - an array, or a stored one that is read by slices
-        """With the threshold of a whole plane (C, H, W) that is decoded in windows, from rows evenly taken."""
+    def for_plane(self, read: ReadWindow, plane: tuple[int, int]) -> Self:
+        """With the threshold of the whole plane, from parts of it evenly taken."""
         if self.threshold != "otsu":
             return self
-        _, height, width = maps.shape
-        step = max(1, height * width // PLANE_SAMPLES)
-        rows = np.concatenate([np.asarray(maps[2, row : row + 1]) for row in range(step // 2 % height, height, step)])
-        return replace(self, threshold=spread_threshold(rows))
+        parts = [read(rows, columns)[2].ravel() for rows in _parts(plane[0]) for columns in _parts(plane[1])]
+        return replace(self, threshold=spread_threshold(np.concatenate(parts)))
+
+
+def _parts(size: int) -> list[slice]:
+    """Evenly spread parts of an axis; a short one is divided among them."""
+    length = min(PATCH, -(-size // PATCHES))
+    starts = (i * (size - length) // (PATCHES - 1) for i in range(PATCHES))
+    return [slice(start, start + length) for start in starts]
 
 
 def _is_threshold(value: float | str) -> bool:
@@ -190,7 +204,9 @@ def decode(maps: NDArray[np.floating[Any]], settings: EmbeddingSettings) -> Inst
     shape = (maps.shape[1], maps.shape[2])
     if settings.post == "nucleus" and len(maps) <= BRIGHTNESS:
         raise UsageError(
-            "post", "'nucleus' needs the brightness of the image, which the prediction has not", "give post=cell"
+            "post",
+            "'nucleus' needs the brightness of the image, which the prediction has not",
+            "give post=cell, or predict again with brightness=true",
         )
     spread = np.where(np.isfinite(maps[:CHANNELS]).all(0), maps[2].astype(np.float32), np.inf)
     threshold = spread_threshold(spread) if settings.threshold == "otsu" else settings.threshold
@@ -227,7 +243,7 @@ def _clusters(
     places: NDArray[np.float64], confidence: NDArray[np.float32], settings: EmbeddingSettings
 ) -> NDArray[np.int64]:
     """Number of the cluster (N,) of each place, 0 for none."""
-    if settings.method == "greedy":
+    if settings.clustering == "greedy":
         span = max(float(np.ptp(confidence)), float(np.finfo(np.float32).tiny))
         ranked = 1 - (confidence.max() - confidence) / span
         return greedy_clusters(
@@ -236,7 +252,7 @@ def _clusters(
     wanted = max(LEAST, math.ceil(settings.sample * len(places)))
     part = places
     if wanted < len(places):
-        part = places[np.random.default_rng(settings.seed).choice(len(places), wanted, replace=False)]
+        part = places[np.random.default_rng(settings.sample_seed).choice(len(places), wanted, replace=False)]
     return nearest(places, mean_shift(part, settings.bandwidth)) + 1
 
 
@@ -272,6 +288,8 @@ EMBEDDING = Representation(
     name="embedding",
     channels=CHANNELS,
     vectors=(),
+    optional=1,
+    searched=SEARCHED,
     settings=EmbeddingSettings,
     targets=targets,
     loss=loss,

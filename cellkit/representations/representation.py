@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,17 @@ from torch import Tensor
 from cellkit.config import RepresentationName, Spec
 from cellkit.ops.instances import Instances
 
+ReadWindow: TypeAlias = Callable[[slice, slice], NDArray[np.floating[Any]]]
+"""Rows and columns of a plane -> maps (C, h, w) of that window."""
+
 
 class DecodeSettings(Spec):
     """Base of the settings of decoding."""
+
+    @property
+    def wants_brightness(self) -> bool:
+        """Whether decoding needs the image itself as one more map."""
+        return False
 
     def check(self) -> None:
         """Raise :class:`cellkit.errors.UsageError` for a value that cannot be meant."""
@@ -25,6 +33,15 @@ class DecodeSettings(Spec):
         """The settings for a window (h, w) of a plane (H, W): what is measured against the image must be scaled."""
         return self
 
+    def for_plane(self, read: ReadWindow, plane: tuple[int, int]) -> Self:
+        """The settings for a plane (H, W) that is decoded in windows: what all of them share is found out before.
+
+        Args:
+            read: gives a window of the maps, in any order.
+            plane: size of the maps.
+        """
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Representation:
@@ -32,12 +49,13 @@ class Representation:
 
     Attributes:
         name: as in ``config.RepresentationName``.
-        channels: maps that the network puts out.
+        channels: maps of a prediction: those that a network puts out that learns from labels.
         vectors: (y, x) pairs of target channels that rotate with the image.
         settings: dataclass of the settings of decoding.
         targets: labels (H, W) -> (T, H, W) float32.
         loss: outputs (B, C, H, W), targets (B, T, H, W) -> named terms.
         decode: maps (C, H, W) of any floating type, settings -> cells on (H, W).
+        optional: further maps that a prediction may have: the brightness of the image.
         searched: settings of decoding that are searched on labelled images after training, with the values to try.
     """
 
@@ -48,4 +66,5 @@ class Representation:
     targets: Callable[[NDArray[np.integer[Any]]], NDArray[np.float32]]
     loss: Callable[[Tensor, Tensor], dict[str, Tensor]]
     decode: Callable[[NDArray[np.floating[Any]], Any], Instances]
+    optional: int = 0
     searched: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from cellkit.data.normalise import normalise
-from cellkit.engine.inference import Tiling, infer
-from cellkit.engine.memory import MemoryLadder
 from cellkit.engine.tiles import rounded_up
 from cellkit.errors import UsageError
 from cellkit.io.images import Pixels
-from cellkit.ops.blocks import windows
+from cellkit.io.maps import Maps
+from cellkit.ops.blocks import Window, windows
 from cellkit.overlap import ahead
-from cellkit.stages.model import Model
+from cellkit.stages.passes import Passes
 
 LARGE = 16_000_000  # pixels at map scale; images beyond go through in windows, whether they are in memory or not
 CORE = 1344  # px, side of a window's core: with 64 px around it, it is exactly 2 x 2 tiles of 768 that overlap by 64
@@ -120,19 +120,19 @@ def interpolation(part: slice, size: int, old: int) -> tuple[slice, sparse.csr_a
     return slice(begin, end), sparse.csr_array((weights / weights.sum(1, keepdims=True)).astype(np.float32))
 
 
-def map_bands(pixels: LargePixels, model: Model, tiling: Tiling, ladder: MemoryLadder) -> Iterator[NDArray[np.float16]]:
+def map_bands(pixels: LargePixels, passes: Passes) -> Iterator[NDArray[np.float16]]:
     """Maps of an image from top to bottom; windows are read while the network runs.
 
     Each window has as much context around its core as tiles have overlap; of its maps only the core is taken.
 
     Yields:
-        Bands (outputs, rows, w) that tile the map.
+        Bands (channels, rows, w) that tile the map.
     """
     height, width = pixels.shape
     core = CORE if width <= WIDE else CORE_OF_WIDE
-    plan = windows(pixels.shape, core, rounded_up(tiling.overlap, STRIDE))
+    plan = windows(pixels.shape, core, rounded_up(passes.tiling.overlap, STRIDE))
     arrays = ahead((window, pixels.window(window.outer)) for window in plan)
-    for window, maps in infer(model.network, arrays, model.device, tiling, ladder=ladder):
+    for window, maps in passes.maps(arrays, _origin):
         (rows, columns), (top, left) = window.core, (outer.start for outer in window.outer)
         if columns.start == 0:
             band = np.empty((len(maps), rows.stop - rows.start, width), np.float16)
@@ -140,6 +140,22 @@ def map_bands(pixels: LargePixels, model: Model, tiling: Tiling, ladder: MemoryL
         if columns.stop == width:
             log.info("%s: network done for %d of %d rows", pixels.source, rows.stop, height)
             yield band
+
+
+def map_window(pixels: LargePixels, passes: Passes, rows: slice, columns: slice) -> NDArray[np.float16]:
+    """Maps (channels, rows, columns) of one window, with as much context as those of :func:`map_bands` have."""
+    context = rounded_up(passes.tiling.overlap, STRIDE)
+    outer = tuple(
+        slice(max(0, (part.start - context) // STRIDE * STRIDE), min(size, part.stop + context))
+        for part, size in zip((rows, columns), pixels.shape, strict=True)
+    )
+    origin = outer[0].start, outer[1].start
+    ((_, maps),) = passes.maps([(None, pixels.window((outer[0], outer[1])))], lambda _: origin)
+    return maps[:, _shifted(rows, -origin[0]), _shifted(columns, -origin[1])]
+
+
+def _origin(window: Window) -> tuple[int, int]:
+    return window.outer[0].start, window.outer[1].start
 
 
 class RollingMaps:
@@ -152,13 +168,21 @@ class RollingMaps:
         bands: (C, rows, w) that tile the maps.
         shape: (C, h, w).
         source: name of the image for messages.
+        apart: rows and columns -> maps of that window, computed for themselves; None: there is no such way.
     """
 
-    def __init__(self, bands: Iterator[NDArray[np.float16]], shape: tuple[int, int, int], source: str) -> None:
+    def __init__(
+        self,
+        bands: Iterator[NDArray[np.float16]],
+        shape: tuple[int, int, int],
+        source: str,
+        apart: Callable[[slice, slice], NDArray[np.float16]] | None = None,
+    ) -> None:
         self.shape = shape
         self.dtype = np.dtype(np.float16)
         self._bands = bands
         self._source = source
+        self.apart = apart
         self._kept: deque[NDArray[np.float16]] = deque()
         self._top = self._bottom = 0  # rows that are kept
 
@@ -202,7 +226,15 @@ class RollingMaps:
         self._top = self._bottom
 
 
-def rolling_maps(pixels: LargePixels, model: Model, tiling: Tiling, ladder: MemoryLadder) -> RollingMaps:
+def rolling_maps(pixels: LargePixels, passes: Passes) -> RollingMaps:
     """Maps of an image that are computed while they are read."""
-    shape = (model.checkpoint.network.outputs, *pixels.shape)
-    return RollingMaps(map_bands(pixels, model, tiling, ladder), shape, pixels.source)
+    shape = (passes.channels, *pixels.shape)
+    apart = partial(map_window, pixels, passes)
+    return RollingMaps(map_bands(pixels, passes), shape, pixels.source, apart)
+
+
+def read_apart(maps: Maps, rows: slice, columns: slice) -> NDArray[np.float16]:
+    """A window (C, rows, columns) of maps in any order; those that are computed while they are read stay unread."""
+    if isinstance(maps, RollingMaps) and maps.apart is not None:
+        return maps.apart(rows, columns)
+    return np.asarray(maps[:, rows, columns])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from cellkit.ops.labelling import relabel_in_raster_order, resize_labels
 from cellkit.overlap import ordered_map
 from cellkit.provenance import Record
 from cellkit.representations import REPRESENTATIONS, DecodeSettings, Representation
-from cellkit.stages.large_images import is_large
+from cellkit.stages.large_images import is_large, read_apart
 from cellkit.stages.large_maps import cells_of
 from cellkit.stages.model import decode_settings
 from cellkit.stages.outcomes import Failure, IsDone, Skipped, never_done
@@ -96,6 +97,7 @@ def decode(prediction: Prediction, overrides: Settings = NO_SETTINGS, workers: i
     representation, settings = representation_of(prediction, overrides)
     size = prediction.maps.shape[1], prediction.maps.shape[2]
     if is_large(size):
+        settings = settings.for_plane(partial(read_apart, prediction.maps), size)
 
         def decode_window(maps: np.ndarray) -> Instances:
             return representation.decode(maps, settings.for_window((maps.shape[1], maps.shape[2]), size))
@@ -107,7 +109,7 @@ def decode(prediction: Prediction, overrides: Settings = NO_SETTINGS, workers: i
 def representation_of(prediction: Prediction, overrides: Settings) -> tuple[Representation, DecodeSettings]:
     """The representation of a prediction with its settings, checked against the maps."""
     representation = REPRESENTATIONS[prediction.representation.name]
-    if prediction.maps.shape[0] != representation.channels:
+    if not 0 <= prediction.maps.shape[0] - representation.channels <= representation.optional:
         raise InputError(
             prediction.source,
             f"{prediction.maps.shape[0]} maps, but '{representation.name}' has {representation.channels}",

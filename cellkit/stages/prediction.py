@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 
 import numpy as np
@@ -15,22 +15,26 @@ from torch.nn import functional as F
 
 from cellkit.config import Preprocessing, Settings, Spec
 from cellkit.data.normalise import normalise, prepare_channels, statistics
-from cellkit.engine.inference import Tiling, infer
+from cellkit.engine.inference import Tiling
 from cellkit.engine.memory import Fallback, MemoryLadder
 from cellkit.errors import CellkitError, InputError, UsageError
 from cellkit.io.images import Image
 from cellkit.io.maps import Maps, Prediction
 from cellkit.io.sources import Source
+from cellkit.networks import margin_of
+from cellkit.ops.noisy_passes import Noise
 from cellkit.overlap import ahead
 from cellkit.provenance import History, Record
 from cellkit.stages.large_images import LargePixels, is_large, rolling_maps
-from cellkit.stages.model import Model
+from cellkit.stages.model import Model, decode_settings
 from cellkit.stages.outcomes import Failure, IsDone, Skipped, never_done
+from cellkit.stages.passes import Passes, noise_of
 
 log = logging.getLogger(__name__)
 
 REFERENCE_DIAMETER = 30.0  # px, for a model of any size (no working diameter) when the user gives a diameter
 SHAPELESS = frozenset({"batch", "oom_fallback"})  # settings that leave the result as it is
+NOISE = "noise_"  # begins the names of the settings of noisy copies
 LARGEST_SCALE_CHANGE = 16.0  # a diameter that asks for more is a slip of the keyboard
 
 
@@ -45,6 +49,12 @@ class PredictSettings(Spec):
         overlap: overlap of tiles in pixels, or None: two working diameters, at least 64.
         batch: tiles per pass of the network, or None: chosen by the engine.
         oom_fallback: cpu: where to go on when not even the smallest tile fits into memory; None: stop.
+        noise_copies: noisy copies of an image for each value of the grains, or None: as many as the model says. This
+            and what follows is for models trained without labels.
+        noise_values: of the grains, where the percentiles of the image are 0 and 1, or None: the model's.
+        noise_fraction: of the pixels of a copy that become a grain, or None: the model's.
+        noise_seed: of the places of the grains, or None: the model's.
+        brightness: keep the image beside the maps, so that post=nucleus can be chosen afterwards.
     """
 
     diameter: float | None = None
@@ -52,6 +62,17 @@ class PredictSettings(Spec):
     overlap: int | None = None
     batch: int | None = None
     oom_fallback: Fallback | None = None
+    noise_copies: int | None = None
+    noise_values: tuple[float, ...] | None = None
+    noise_fraction: float | None = None
+    noise_seed: int | None = None
+    brightness: bool = False
+
+    @property
+    def noise(self) -> Settings:
+        """What is wanted otherwise than the model says."""
+        names = (field.name for field in fields(self) if field.name.startswith(NOISE))
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +102,17 @@ def scale_of(preprocessing: Preprocessing, diameter: float | None) -> float:
     return working / diameter
 
 
-def tiling_of(settings: PredictSettings, preprocessing: Preprocessing) -> Tiling:
+def tiling_of(settings: PredictSettings, preprocessing: Preprocessing, margin: int = 0) -> Tiling:
     """Tiles overlap by at least two working diameters, so that no cell is seen only in halves.
+
+    A quarter of the overlap is context only: it is at least the margin in which the network sees mirrored image.
 
     A model of any size counts as one of :data:`REFERENCE_DIAMETER`: nuclei of 100 px came out the same with tiles of
     768 that overlap by 64, 128 or 200.
     """
     overlap = settings.overlap
     if overlap is None:
-        overlap = int(2 * (preprocessing.diameter or REFERENCE_DIAMETER))  # the engine rounds it up
+        overlap = max(4 * margin, int(2 * (preprocessing.diameter or REFERENCE_DIAMETER)))  # the engine rounds it up
     return Tiling(tile=settings.tile, overlap=max(overlap, 0), batch=settings.batch, oom_fallback=settings.oom_fallback)
 
 
@@ -136,6 +159,41 @@ class Command:
             input_digest=input_digest,
         )
         return (record,)
+
+    def check(self) -> None:
+        """Refuse before any work what the model cannot do.
+
+        Raises:
+            UsageError: an override of decoding is none that its representation has, or the model makes no noisy
+                copies, or its predictions have no room for the brightness of the image.
+        """
+        self.noise()
+        self.brightness()
+
+    def noise(self) -> Noise | None:
+        """The noisy copies of each image, if there are any; errors as :meth:`check`."""
+        return noise_of(self.model.preprocessing, self.settings.noise)
+
+    def brightness(self) -> bool:
+        """Whether the prediction keeps the image; errors as :meth:`check`."""
+        representation, stored = self.model.representation, self.model.checkpoint.representation.settings
+        wanted = self.settings.brightness or decode_settings(representation, stored, self.overrides).wants_brightness
+        if wanted and not representation.optional:
+            problem = f"'brightness' has no place in a prediction of '{representation.name}'"
+            raise UsageError("--set", problem, "leave it out")
+        return wanted
+
+    def passes(self, ladder: MemoryLadder) -> Passes:
+        """How the network goes over images."""
+        return Passes(
+            network=self.model.network,
+            outputs=self.model.checkpoint.network.outputs,
+            device=self.model.device,
+            tiling=tiling_of(self.settings, self.model.preprocessing, margin_of(self.model.network)),
+            ladder=ladder,
+            noise=self.noise(),
+            brightness=self.brightness(),
+        )
 
 
 def prepare(image: Image, model: Model, settings: PredictSettings, history: History) -> Prepared:
@@ -250,11 +308,11 @@ def _windowed(
     items: Iterable[Prepared | Failure | Skipped], command: Command, ladder: MemoryLadder
 ) -> Iterator[Prediction]:
     """Large images, one after the other."""
-    model, tiling = command.model, tiling_of(command.settings, command.model.preprocessing)
+    passes = command.passes(ladder)
     for item in items:
         if isinstance(item, Prepared) and isinstance(item.pixels, LargePixels):
-            with closing(rolling_maps(item.pixels, model, tiling, ladder)) as maps:
-                yield as_prediction(item, maps, model, command.settings)
+            with closing(rolling_maps(item.pixels, passes)) as maps:
+                yield as_prediction(item, maps, command.model, command.settings)
 
 
 def _whole(
@@ -270,10 +328,9 @@ def _whole(
             elif isinstance(item.pixels, np.ndarray):
                 yield item, item.pixels
 
-    model, tiling = command.model, tiling_of(command.settings, command.model.preprocessing)
-    for item, maps in infer(model.network, arrays(), model.device, tiling, ladder=ladder):
+    for item, maps in command.passes(ladder).maps(arrays()):
         yield from _drain(aside)
-        yield as_prediction(item, maps, model, command.settings)
+        yield as_prediction(item, maps, command.model, command.settings)
     yield from _drain(aside)
 
 

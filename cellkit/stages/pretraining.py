@@ -1,21 +1,24 @@
-"""pretrain: labelled images -> a checkpoint."""
+"""pretrain: labelled images -> a checkpoint; and what every way of pre-training shares."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from cellkit.config import ModelSettings, NetworkSpec, Preprocessing, RepresentationSpec, Settings
+from cellkit.config import ModelSettings, NetworkSpec, Preprocessing, RepresentationSpec, Settings, Spec
 from cellkit.data.augment import Augmentation
 from cellkit.data.examples import Targets
 from cellkit.data.layouts import Pair
 from cellkit.data.training import Loading, TrainingSet
 from cellkit.engine import Device, FitResult, FitSettings, distributed, fit, prepare, set_seed
-from cellkit.errors import ModelError
+from cellkit.engine.method import Method
+from cellkit.errors import ModelError, UsageError
 from cellkit.io.checkpoints import Checkpoint, load_checkpoint, model_path, save_checkpoint
 from cellkit.methods import Supervised
 from cellkit.networks import build, initialise
@@ -31,13 +34,29 @@ SHAPELESS = frozenset({"minutes", "save_every", "log_every"})  # settings that l
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of one pre-training, as they enter the history."""
+    """Settings that every way of pre-training has.
+
+    Attributes:
+        model: what is trained.
+        preprocessing: of the images.
+        fit: of the training loop.
+        decoding: settings of the representation that are not the default.
+    """
 
     model: ModelSettings
     preprocessing: Preprocessing
-    augmentation: Augmentation
     fit: FitSettings
     decoding: Settings = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[Spec, ...]:
+        """All that enters the history, beside the settings of decoding."""
+        return self.model, self.preprocessing, self.fit
+
+    @property
+    def outputs(self) -> int:
+        """Maps that the network puts out."""
+        return REPRESENTATIONS[self.model.representation].channels
 
     def record(self, learn: Sequence[str], held: Sequence[str] = ()) -> Record:
         """What the history says: the settings that shape the result, and a digest of the names of the images.
@@ -46,18 +65,59 @@ class Recipe:
             learn: names of the images to learn from.
             held: names of those that choose the best weights.
         """
-        parts = (self.model, self.preprocessing, self.augmentation, self.fit)
-        arguments = {name: value for part in parts for name, value in part.to_dict().items() if name not in SHAPELESS}
+        arguments = {
+            name: value for part in self.parts for name, value in part.to_dict().items() if name not in SHAPELESS
+        }
         arguments |= self.decoding
         arguments |= {"images": len(learn), "validation_images": len(held)}
         names = digest_of("\n".join((*learn, "", *held)).encode())
         return Record(verb="pretrain", arguments=arguments, input_digest=names)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SupervisedRecipe(Recipe):
+    """Settings of learning from labels.
+
+    Attributes:
+        augmentation: of the crops.
+
+    Raises:
+        UsageError: noisy copies, of which the maps of such a model have no use.
+    """
+
+    augmentation: Augmentation
+
+    def __post_init__(self) -> None:
+        """See the class."""
+        if self.preprocessing.noise_copies:
+            problem = "noisy copies are for models that learn without labels"
+            raise UsageError("noise_copies", problem, "leave it out, or use --method oce")
+
+    @property
+    def parts(self) -> tuple[Spec, ...]:
+        """As of every recipe, and the augmentation."""
+        return *super().parts, self.augmentation
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """What is trained, made when it is known that there is something to do.
+
+    Attributes:
+        method: of learning.
+        validate: chooses the best weights; None: the last ones are taken.
+        contrast: crops of the images that travel in the checkpoint, from the trained network.
+    """
+
+    method: Method[Any]
+    validate: Validation | None = None
+    contrast: Callable[[nn.Module], dict[str, Tensor]] = lambda _: {}
+
+
 def pretrain(
     pairs: Sequence[Pair],
     held: Sequence[Pair],
-    recipe: Recipe,
+    recipe: SupervisedRecipe,
     device: Device,
     output: Path,
     *,
@@ -82,33 +142,70 @@ def pretrain(
         UsageError: files of a run with other settings are there.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
     """
+    record = recipe.record([_named(pair) for pair in pairs], [_named(pair) for pair in held])
+
+    def task(network: nn.Module) -> Task:
+        representation = REPRESENTATIONS[recipe.model.representation]
+        data = training_set(pairs, recipe.preprocessing, representation, recipe.augmentation, device)
+        return Task(
+            method=Supervised(network, representation, data, batch=recipe.model.batch, seed=recipe.fit.seed),
+            validate=_validation(held, recipe, device) if held else None,
+            contrast=partial(
+                contrast_crops, data=data, device=device, styles=recipe.model.styles, seed=recipe.fit.seed
+            ),
+        )
+
+    return train(recipe, record, task, device, output, overwrite=overwrite, quiet=quiet)
+
+
+def train(
+    recipe: Recipe,
+    record: Record,
+    task: Callable[[nn.Module], Task],
+    device: Device,
+    output: Path,
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> FitResult | None:
+    """Train a network by any method and write its checkpoint; a run that was interrupted goes on.
+
+    Args:
+        recipe: what every way of pre-training has.
+        record: what the history says of this run.
+        task: the network on its device -> how it learns.
+        device: where to train.
+        output: the checkpoint to write; state, best weights and metrics lie beside it.
+        overwrite: start anew although files of another run are there.
+        quiet: no progress.
+
+    Returns:
+        See :func:`pretrain`; errors, too.
+    """
     files = TrainingFiles(output=output)
-    history: History = (recipe.record([_named(pair) for pair in pairs], [_named(pair) for pair in held]),)
+    history: History = (record,)
     if not overwrite and files.is_done(history):
         return None
     resume = None if overwrite else files.state(history)
     set_seed(recipe.fit.seed)
     spec = _network_spec(recipe)
     network = prepare(_initial(spec, recipe.model), device).train()
-    representation = REPRESENTATIONS[recipe.model.representation]
-    data = training_set(pairs, recipe.preprocessing, representation, recipe.augmentation, device)
-    validate = _validation(held, recipe, device) if held else None
+    made = task(network)
     result = fit(
-        Supervised(network, representation, data, batch=recipe.model.batch, seed=recipe.fit.seed),
+        made.method,
         recipe.fit,
         device,
         files=files.run,
         save=Writer(model=_untrained(spec, recipe, history), half=recipe.model.half).save,
         resume=resume,
-        validate=validate,
-        score="ap_dsb" if held else None,
+        validate=made.validate,
+        score="ap_dsb" if made.validate else None,
         quiet=quiet,
     )
     if result.finished and distributed.is_main():
         best = load_checkpoint(files.finished())
         network.load_state_dict(best.weights)
-        contrast = contrast_crops(network, data, device, styles=recipe.model.styles, seed=recipe.fit.seed)
-        save_checkpoint(output, replace(best, contrast=contrast), half=recipe.model.half)
+        save_checkpoint(output, replace(best, contrast=made.contrast(network)), half=recipe.model.half)
         files.best.unlink()
     return result
 
@@ -139,7 +236,7 @@ def _network_spec(recipe: Recipe) -> NetworkSpec:
     return NetworkSpec(
         name=recipe.model.network,
         channels=recipe.preprocessing.channels,
-        outputs=REPRESENTATIONS[recipe.model.representation].channels,
+        outputs=recipe.outputs,
         widths=recipe.model.widths,
     )
 

@@ -16,10 +16,10 @@ from cellkit.overlap import ahead
 from cellkit.stages.model import Model
 from cellkit.stages.outcomes import Failure, never_done
 from cellkit.stages.prediction import Command, PredictSettings, Prepared, read_all
-from cellkit.stages.styles_contrast import contrast_crops
+from cellkit.stages.styles_contrast import contrast_crops, unlabelled_crops
 from cellkit.stages.styles_vectors import style_of, styled
 
-__all__ = ["StyledImage", "contrast_crops", "embed"]
+__all__ = ["StyledImage", "contrast_crops", "embed", "unlabelled_crops"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

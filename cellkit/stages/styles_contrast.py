@@ -7,7 +7,8 @@ one folder such as that of the Data Science Bowl holds many kinds. Whoever has k
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from cellkit.data.augment import ZOOM_LIMITS, Scene
 from cellkit.data.examples import load_pair
 from cellkit.data.style_crops import pack
 from cellkit.data.training import TrainingSet
+from cellkit.data.unlabelled import UnlabelledSet
 from cellkit.engine.device import Device
 from cellkit.networks import Styled
 from cellkit.stages.prediction import resize, scaled_shape
@@ -60,15 +62,63 @@ def contrast_crops(
         ``style1``, ``style2``, ... by falling number of images -> (n, C, h, w) uint8. All crops of a style have one
         size: those of small images are mirrored at their edges.
     """
+
+    def cut(index: int, side: int) -> NDArray[np.float32]:
+        return _Cutter(data, index, side).crop()
+
+    album = _Album(count=len(data), channels=data.preprocessing.channels, cut=cut)
+    return _by_style(network, album, device, styles=styles, per_style=per_style, side=side, seed=seed)
+
+
+def unlabelled_crops(
+    network: nn.Module,
+    data: UnlabelledSet,
+    device: Device,
+    *,
+    styles: int = 7,
+    per_style: int = 5,
+    side: int = SIDE,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """As :func:`contrast_crops`, of images without labels: the part with the most contrast is cut."""
+
+    def cut(index: int, side: int) -> NDArray[np.float32]:
+        pixels = data.image(index)
+        shape = pixels.shape[1], pixels.shape[2]
+        top, left = liveliest(pixels, (min(side, shape[0]), min(side, shape[1])))
+        return pixels[:, top : top + side, left : left + side].float().cpu().numpy()
+
+    album = _Album(count=len(data), channels=data.preprocessing.channels, cut=cut)
+    return _by_style(network, album, device, styles=styles, per_style=per_style, side=side, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Album:
+    """Images of which crops are cut.
+
+    Attributes:
+        count: of images.
+        channels: of a crop.
+        cut: number of an image, longest side in pixels -> crop (channels, h, w).
+    """
+
+    count: int
+    channels: int
+    cut: Callable[[int, int], NDArray[np.float32]]
+
+
+def _by_style(
+    network: nn.Module, album: _Album, device: Device, *, styles: int, per_style: int, side: int, seed: int
+) -> dict[str, Tensor]:
     if styles == 0 or not isinstance(network, Styled):
         return {}
-    sample = np.sort(np.random.default_rng(seed).permutation(len(data))[:MOST_IMAGES])
-    embeddings = _embedded(network, [_Cutter(data, int(index), side) for index in sample], device)
+    sample = np.sort(np.random.default_rng(seed).permutation(album.count)[:MOST_IMAGES])
+    embeddings = _embedded(network, (album.cut(int(index), side) for index in sample), device)
     labels = cluster_styles(embeddings, styles, seed)
     groups = [sample[nearest(embeddings, labels, label)] for label in range(int(labels.max()) + 1)]
-    most, side = fitted([len(group) for group in groups], data.preprocessing.channels, per_style, side)
+    most, side = fitted([len(group) for group in groups], album.channels, per_style, side)
     return {
-        f"style{number}": _packed([_Cutter(data, int(index), side).crop() for index in group[:most]])
+        f"style{number}": _packed([album.cut(int(index), side) for index in group[:most]])
         for number, group in enumerate(groups, 1)
     }
 
@@ -137,12 +187,31 @@ def richest(scene: Scene, size: tuple[int, int]) -> tuple[int, int]:
     return int(top), int(left)
 
 
-def _embedded(network: nn.Module, cutters: Sequence[_Cutter], device: Device) -> NDArray[np.float32]:
+def liveliest(pixels: Tensor, size: tuple[int, int]) -> tuple[int, int]:
+    """Upper left corner (y, x) of the window with the largest variance, of windows that overlap by half.
+
+    Args:
+        pixels: (C, H, W).
+        size: (h, w) of the window in pixels, not larger than the image.
+    """
+    starts = [
+        np.unique(np.linspace(0, whole - part, 2 * math.ceil(whole / part) - 1).round().astype(int)).tolist()
+        for whole, part in zip(pixels.shape[1:], size, strict=True)
+    ]
+    corners = [(int(top), int(left)) for top in starts[0] for left in starts[1]]
+    return max(corners, key=lambda at: float(_window(pixels, at, size).float().var()))
+
+
+def _window(pixels: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    return pixels[:, corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
+
+
+def _embedded(network: nn.Module, crops: Iterable[NDArray[np.float32]], device: Device) -> NDArray[np.float32]:
     """Styles (N, S) of crops."""
     was_training = network.training
     network.eval()
     try:
-        return np.stack([style_of(styled(network, "network"), cutter.crop(), device) for cutter in cutters])
+        return np.stack([style_of(styled(network, "network"), crop, device) for crop in crops])
     finally:
         network.train(was_training)
 

@@ -22,7 +22,7 @@ from cellkit.data.layouts import Pair
 from cellkit.data.style_crops import StyleCrops
 from cellkit.data.style_images import contrast_styles, query_style, stored_styles
 from cellkit.engine import Device, FitResult, FitSettings, fit, prepare, set_seed
-from cellkit.errors import NoInputError
+from cellkit.errors import ModelError, NoInputError
 from cellkit.io.checkpoints import Checkpoint, load_checkpoint, model_path
 from cellkit.io.images import digest_of_source
 from cellkit.io.sources import Source
@@ -122,7 +122,7 @@ class Tuner:
         quiet: no progress.
 
     Raises:
-        ModelError: there is no such base, or it cannot be read.
+        ModelError: there is no such base, or it cannot be read, or it has learned without labels.
         InputError: the labels of a shot cannot be read.
         UsageError: the representation of the base has no such setting of decoding.
     """
@@ -131,6 +131,9 @@ class Tuner:
         path = model_path(recipe.base)
         self.name, self.digest = recipe.base, digest_of(path)
         self.base = load_checkpoint(path)
+        if self.base.preprocessing.noise_copies:
+            problem = "has learned without labels: its network has no map of where cells are, to be learned from shots"
+            raise ModelError(self.name, problem, "take a model that has learned from labels")
         decode_settings(self.representation, self.base.representation.settings, recipe.decoding)  # checks them
         self.material, self.recipe, self.device, self.quiet = material, recipe, device, quiet
         self.diameters = {pair.key: diameter_of(pair.labels.read().labels) for pair in material.shots}

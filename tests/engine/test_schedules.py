@@ -59,3 +59,11 @@ def test_halving_is_after_each_quarter():
 
 def test_constant_is_constant():
     assert set(factors(schedule="constant", steps=7)) == {1.0}
+
+
+def test_tenths_are_those_of_cellulus():
+    """50 epochs: a tenth after 20, a hundredth after 30."""
+    rates = factors(schedule="tenths", steps=50)
+    assert rates[0] == rates[19] == 1
+    assert rates[20] == rates[29] == pytest.approx(0.1)
+    assert rates[30] == rates[49] == pytest.approx(0.01)

@@ -36,7 +36,7 @@ def maps_of(labels: np.ndarray, noise: float = 0.0, spread: float = 0.2) -> np.n
 @pytest.mark.parametrize("situation", ["two_touching_cells", "cell_on_border"])
 def test_perfect_maps_give_back_the_cells(situation, method, request):
     labels = request.getfixturevalue(situation)
-    settings = EmbeddingSettings(bandwidth=8, min_area=15, post="none", method=method, seed_confidence=0)
+    settings = EmbeddingSettings(bandwidth=8, min_area=15, post="none", clustering=method, seed_confidence=0)
     found = decode(maps_of(labels), settings)
     assert np.array_equal(found.labels, relabel_in_raster_order(labels)[0])
     assert ((found.scores > 0) & (found.scores <= 1)).all()
@@ -67,7 +67,10 @@ def test_bright_part_of_nuclei(two_touching_cells):
 
 
 def test_bright_part_without_brightness_is_a_usage_error(two_touching_cells):
-    message = r"^post: 'nucleus' needs the brightness of the image, which the prediction has not \(give post=cell\)$"
+    message = (
+        r"^post: 'nucleus' needs the brightness of the image, which the prediction has not "
+        r"\(give post=cell, or predict again with brightness=true\)$"
+    )
     with pytest.raises(UsageError, match=message):
         decode(maps_of(two_touching_cells), EmbeddingSettings(post="nucleus"))
 
@@ -133,9 +136,9 @@ def test_threshold_is_otsus_or_a_number(two_touching_cells):
 
 def test_threshold_of_a_plane_is_kept_for_its_windows(two_touching_cells):
     maps = maps_of(two_touching_cells)
-    fixed = PLAIN.for_plane(maps)
+    fixed = PLAIN.for_plane(lambda rows, columns: maps[:, rows, columns], (64, 80))
     assert fixed.threshold == pytest.approx(threshold_otsu(maps[2].astype(np.float64)))
-    assert fixed.for_plane(None) is fixed
+    assert fixed.for_plane(None, (64, 80)) is fixed
     window = maps[:, 26:38, 20:30]  # cell alone: its own Otsu would call half of it background
     assert (decode(window, fixed).labels > 0).all()
     assert not (decode(window, PLAIN).labels > 0).all()
@@ -154,12 +157,12 @@ def test_settings_for_an_object():
     [
         ({"bandwidth": 0}, r"bandwidth: cannot be 0 \(give a number of pixels above 0, about half"),
         ({"bandwidth": float("nan")}, r"bandwidth: cannot be nan"),
-        ({"method": "k-means"}, r"method: cannot be k-means \(give mean-shift or greedy\)"),
+        ({"clustering": "k-means"}, r"clustering: cannot be k-means \(give mean-shift or greedy\)"),
         ({"post": "cells"}, r"post: cannot be cells \(give cell, nucleus or none\)"),
         ({"threshold": "mean"}, r"threshold: cannot be mean \(give otsu or a finite number, a spread\)"),
         ({"threshold": float("inf")}, r"threshold: cannot be inf"),
         ({"sample": 0}, r"sample: cannot be 0 \(give a fraction of the cells' pixels above 0 and up to 1 \(all\)\)"),
-        ({"seed": -1}, r"seed: cannot be -1"),
+        ({"sample_seed": -1}, r"sample_seed: cannot be -1"),
         ({"seed_confidence": 2}, r"seed_confidence: cannot be 2"),
         ({"grow": -1}, r"grow: cannot be -1 \(give a number of pixels from 0 on\)"),
         ({"shrink": -1}, r"shrink: cannot be -1"),

@@ -1,0 +1,53 @@
+"""``--search``: which predictions have labels, and what suits them best, said in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cellkit.cli import inputs, reporting
+from cellkit.config import JsonValue, Settings
+from cellkit.errors import NoInputError, UsageError
+from cellkit.io.label_image import LabelImage
+from cellkit.io.maps import Prediction
+from cellkit.stages.outcomes import Failure
+from cellkit.stages.searching import Labelled, search_lines
+
+
+def search(paths: Sequence[Path] | None, labels: str, overrides: Settings, workers: int) -> dict[str, JsonValue]:
+    """Settings of decoding that suit labelled images best; says which.
+
+    Args:
+        paths: prediction files, or None: a stream.
+        labels: a label image, or a folder of them, named as the images.
+        overrides: settings that the user gave; they stay.
+        workers: images decoded at once.
+
+    Raises:
+        UsageError: a stream, which cannot be read twice, or nothing to search.
+        NoInputError: no prediction has labels of its name.
+        InputError: labels that cannot be read, or do not fit.
+    """
+    if paths is None:
+        raise UsageError("--search", "a stream cannot be read twice", "write the predictions to files first")
+    known = {image.key: image for image in _label_images(labels)}
+    images = [
+        Labelled(prediction=prediction, labels=known[prediction.key].labels)
+        for prediction in inputs.predictions(paths)
+        if isinstance(prediction, Prediction) and prediction.key in known
+    ]
+    if not images:
+        raise NoInputError(labels, "no prediction has labels of its name here", "name label images as the images")
+    found = search_lines(images, overrides, workers=workers)
+    chosen = " ".join(f"{name}={value:g}" for name, value in found.settings.items())
+    score = f"score {found.score:.3f}, {found.before:.3f} before"
+    reporting.notice(f"{chosen} suits {reporting.counted_images(found.images)} best ({score})")
+    return found.settings
+
+
+def _label_images(labels: str) -> Iterator[LabelImage]:
+    """Each of them; one that cannot be read stops the search, which would find something else without it."""
+    for image in inputs.label_images([labels]):
+        if isinstance(image, Failure):
+            raise image.error
+        yield image

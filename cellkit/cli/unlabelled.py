@@ -1,0 +1,120 @@
+"""What ``cellkit pretrain --method oce`` does: its recipe, its images, the run and its closing words."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellkit.cli import reporting, running, training
+from cellkit.cli.inputs import STREAM, named, read_options
+from cellkit.cli.listing import TRAIN_OPTIONS
+from cellkit.cli.settings import apply, assignments, names_of
+from cellkit.cli.training import Choices
+from cellkit.config import WIDTHS, ModelSettings, NetworkName, Spec
+from cellkit.data.unlabelled import Deformation
+from cellkit.engine import distributed
+from cellkit.errors import NoInputError, UsageError
+from cellkit.io.sources import Source, find_sources
+from cellkit.methods.oce_settings import OceSettings
+from cellkit.representations.embedding import EmbeddingSettings
+from cellkit.stages.pretraining_unlabelled import (
+    KAPPA,
+    OceFit,
+    OcePreprocessing,
+    UnlabelledRecipe,
+    decoding_for,
+    estimated_size,
+    pretrain_unlabelled,
+)
+
+KINDS: tuple[type[Spec], ...] = (ModelSettings, OcePreprocessing, Deformation, OceFit, OceSettings, EmbeddingSettings)
+OPTIONS = TRAIN_OPTIONS | {"typical": "--object-size"}
+
+log = logging.getLogger(__name__)
+
+
+def sources(inputs: Sequence[str], channels: str | None, **useless: str | None) -> list[Source]:
+    """The images to learn from.
+
+    Args:
+        inputs: files and folders.
+        channels: of the images that are used.
+        useless: options that have no meaning without labels, by name.
+
+    Raises:
+        UsageError: one of those was given, or a stream, of which images could not be read again.
+        NoInputError: there is no image.
+    """
+    for name, value in useless.items():
+        if value is not None:
+            raise UsageError(f"--{name}", "the method oce has no use for it", "leave it out")
+    if STREAM in inputs:
+        raise UsageError(STREAM, "a stream cannot be learned from", "name files or folders")
+    try:
+        return find_sources(inputs, read_options(None, channels, None))
+    except NoInputError as error:
+        raise NoInputError(named(inputs), "no image to learn from", error.repair) from error
+
+
+def recipe(texts: Sequence[str] | None, choices: Choices, object_size: float | None) -> UnlabelledRecipe:
+    """All settings of a training from its options and ``--set`` texts; without a size of objects, that is missing.
+
+    Raises:
+        UsageError: a setting that cannot be meant.
+    """
+    values = assignments(texts, KINDS, OPTIONS)
+    network: NetworkName = choices.network or "mini-unet"
+    preprocessing = apply(OcePreprocessing, values, diameter=choices.diameter, typical=object_size)
+    working = preprocessing.diameter
+    if working is None:
+        raise UsageError("diameter", "none is no size", "give pixels, e.g. 30")
+    decoding = {name: value for name, value in values.items() if name in names_of(EmbeddingSettings)}
+    model = {"widths": list(WIDTHS[network])} | values
+    return UnlabelledRecipe(
+        model=apply(ModelSettings, model, network=network, representation=choices.representation or "embedding"),
+        preprocessing=preprocessing,
+        deformation=apply(Deformation, values),
+        fit=apply(OceFit, values, steps=choices.steps, learning_rate=choices.lr, seed=choices.seed),
+        oce=apply(OceSettings, {"kappa": KAPPA * working} | values),
+        decoding=decoding_for(working, decoding),
+    )
+
+
+def sized(chosen: UnlabelledRecipe, images: Sequence[Source]) -> UnlabelledRecipe:
+    """The recipe with the size of objects, which the images tell where the user does not; says what was found."""
+    if chosen.preprocessing.typical is not None:
+        return chosen
+    found = estimated_size(images)
+    size = round(found.diameter, 1)
+    told = f"from {reporting.counted_images(found.images)}, most of them {found.low:.3g} to {found.high:.3g} px"
+    if distributed.is_main():
+        reporting.notice(f"objects of about {size:g} px are assumed ({told}); --object-size sets it")
+    preprocessing = dataclasses.replace(chosen.preprocessing, typical=size)
+    return dataclasses.replace(chosen, preprocessing=preprocessing)
+
+
+def show(output: str, images: Sequence[Source]) -> None:
+    """Print the images; nothing is trained."""
+    sys.stdout.write(f"learn\t{reporting.counted_images(len(images))}\n")
+    for source in images:
+        sys.stdout.write(f"learn\t{source.key}\t{source.path}\n")
+    sys.stdout.write(f"-> {output}\n")
+
+
+def run(
+    images: Sequence[Source],
+    chosen: UnlabelledRecipe,
+    device: tuple[str, str],
+    path: Path,
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Train, write, and say how it ended."""
+    log.info("%s to learn from, scaled by %.3g", reporting.counted_images(len(images)), chosen.scale)
+    opened = running.open_device(*device)
+    result = pretrain_unlabelled(images, chosen, opened, path, overwrite=overwrite, quiet=quiet)
+    training.say_how_it_ended(path, result)
