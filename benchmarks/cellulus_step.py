@@ -22,7 +22,7 @@ from cellkit.ops.noisy_passes import Maps, Noise, Pixels, mean_and_spread
 
 Copies: TypeAlias = Iterator[tuple[str, Callable[[], Pixels]]]
 
-STEP, PASSES = "cellulus-step", "cellulus-passes"
+NAME, PASSES = "cellulus-step", "cellulus-passes"
 STEP_GOAL, PASSES_GOAL = Goal("faster", 3.0), Goal("faster", 4.0)
 ROUNDS = 3
 BATCH, CROP, SIDE = 8, 252, 512
@@ -40,7 +40,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     images = torch.rand(batch, 1, side, side, generator=torch.Generator().manual_seed(SEED))
     ours, other = alternate(timed(_our_step(bench.device, images)), timed(_plain_step(images)), bench.rounds(ROUNDS))
     yield Measurement(
-        comparison=STEP,
+        comparison=NAME,
         case=f"{batch} crops of {side}, width 24",
         ours=ours,
         other=other,
