@@ -39,6 +39,7 @@ def test_a_diameter_that_is_a_slip_of_the_keyboard_is_refused(diameter):
 def test_tiles_overlap_by_two_working_diameters():
     assert tiling_of(PredictSettings(), Preprocessing(diameter=50.0)).overlap == 100
     assert tiling_of(PredictSettings(overlap=10), Preprocessing()).overlap == 10
+    assert tiling_of(PredictSettings(), Preprocessing(), margin=44).overlap == 176
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])

@@ -19,7 +19,7 @@ from cellkit.data.training import Loading, TrainingSet
 from cellkit.engine import Device
 from cellkit.networks import build
 from cellkit.stages.styles import contrast_crops
-from cellkit.stages.styles_contrast import MOST_BYTES, fitted, richest
+from cellkit.stages.styles_contrast import MOST_BYTES, fitted, liveliest, richest
 
 CPU = Device(torch.device("cpu"))
 GREY = Preprocessing(channels=1, percentiles=(0.0, 100.0))
@@ -181,3 +181,14 @@ def test_of_very_many_cells_some_places_are_compared():
     top, left = richest(scene(*centres), (20, 20))
     assert abs(top - 60) < 5
     assert abs(left - 60) < 5
+
+
+def test_the_liveliest_window_holds_what_there_is_to_see():
+    pixels = torch.zeros(1, 100, 60)
+    pixels[0, 70:80, 10:20] = torch.rand(10, 10, generator=torch.Generator().manual_seed(0))
+    top, left = liveliest(pixels, (40, 30))
+    assert top <= 70
+    assert top + 40 >= 80
+    assert left <= 10
+    assert left + 30 >= 20
+    assert liveliest(pixels, (100, 60)) == (0, 0)
