@@ -136,10 +136,13 @@ def decode(maps: NDArray[np.floating[Any]], settings: FlowSettings) -> Instances
 
 def _unit_flow(maps: NDArray[np.floating[Any]], pixels: Indices) -> NDArray[np.float32]:
     """(2, H, W) flow in pixels, zero outside the given cell pixels: only these are converted."""
-    inside = maps[:2].reshape(2, -1)[:, pixels].astype(np.float32)
-    inside /= FLOW_SCALE
     flow = np.zeros((2, *maps.shape[1:]), np.float32)
-    flow.reshape(2, -1)[:, pixels] = np.nan_to_num(inside, copy=False, nan=0.0, posinf=LARGEST, neginf=-LARGEST)
+    for channel, unit in zip(maps[:2], flow, strict=True):
+        inside = channel.ravel()[pixels].astype(np.float32)
+        inside /= FLOW_SCALE
+        if not np.isfinite(inside).all():
+            np.nan_to_num(inside, copy=False, nan=0.0, posinf=LARGEST, neginf=-LARGEST)
+        unit.ravel()[pixels] = inside
     return flow
 
 
