@@ -56,8 +56,7 @@ class _Walk:
         self.last = np.tile(last, CHUNK)
         self.scale = np.tile(2 / np.maximum(last, 1), CHUNK)
         self.places = np.empty(len(pixels), np.complex64)
-        self.places.real = pixels % width
-        self.places.imag = pixels // width
+        self.places.imag, self.places.real = np.divmod(pixels.astype(np.int32), np.int32(width))  # fewer bytes, faster
         self.met: list[tuple[Indices, Indices]] = []
 
     def ends(self) -> Floats:
