@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias
 from cellkit.config import Spec
 from cellkit.errors import UsageError
 
-
 StatisticsName: TypeAlias = Literal["shots", "all"]
 
 
