@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Self, TypeAlias
 
 NetworkName: TypeAlias = Literal["unet", "style-unet", "mini-unet"]
-RepresentationName: TypeAlias = Literal["flow", "mask", "border", "hover", "embedding"]
+RepresentationName: TypeAlias = Literal["flow", "mask", "border", "hover", "embedding", "star"]
 PretrainMethodName: TypeAlias = Literal["supervised", "oce"]
 FinetuneMethodName: TypeAlias = Literal["classic", "contrastive", "l2sp"]
 TrainedPartName: TypeAlias = Literal["all", "decoder", "head"]

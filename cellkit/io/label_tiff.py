@@ -48,7 +48,9 @@ def write_tiff(target: Path | BinaryIO, item: LabelImage | LabelRows, compress: 
     dtype = stored_dtype(item.largest)
     height = min(item.shape[0], max(1, STRIP_BYTES // (item.shape[1] * dtype.itemsize)))
     digest = hashlib.blake2b()
-    strips = _digested(bands(item.rows, item.shape, dtype, height), digest)
+    strips = iter(bands(item.rows, item.shape, dtype, height))
+    if isinstance(target, Path):
+        strips = _digested(strips, digest)
     pixels = item.shape[0] * item.shape[1] * dtype.itemsize
     density = MICROMETRES_PER_CENTIMETRE / item.pixel_size if item.pixel_size else None
     with tifffile.TiffWriter(target, bigtiff=pixels > CLASSIC_LIMIT) as tiff:

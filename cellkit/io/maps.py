@@ -274,11 +274,21 @@ def _prediction(content: Path | bytes, name: str, key: str, group: Group) -> Pre
 def _maps(content: Path | bytes, name: str, key: str, dataset: Dataset) -> Maps:
     if isinstance(content, Path) and dataset.nbytes > LAZY_BYTES:
         return LazyMaps(content, key, name, dataset.shape)
+    if isinstance(content, bytes) and (here := _in_place(content, dataset)) is not None:
+        return here
     try:
         maps: NDArray[np.float16] = dataset[()]
     except (OSError, RuntimeError) as error:
         raise damaged(name, error) from error
     return maps
+
+
+def _in_place(content: bytes, dataset: Dataset) -> NDArray[np.float16] | None:
+    """Maps of a stream where they lie, not to be written to; None for those that are compressed or incomplete."""
+    begin = dataset.id.get_offset()
+    if begin is None or dataset.id.get_storage_size() != dataset.nbytes or begin + dataset.nbytes > len(content):
+        return None
+    return np.frombuffer(content, np.float16, dataset.size, begin).reshape(dataset.shape)
 
 
 def _geometry(name: str, key: str, group: Group, dataset: Dataset) -> tuple[tuple[int, int], float]:

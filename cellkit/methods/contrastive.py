@@ -3,7 +3,8 @@
 Batch normalisation: each of the three sets of crops is normalised by its own statistics, as in the authors' code; of
 those, only the shots' enter the running statistics that inference uses. So the pass of the shots is that of classic
 fine-tuning to the last bit, contrast images leave no trace in the model but through the gradient, and both ways of
-fine-tuning differ in the loss alone. (In the authors' code all three sets enter.) Normalising all crops together
+fine-tuning differ in the loss alone. In the authors' code all three sets enter (the setting statistics=all): contrast
+images, which come from what the base has learned from, then keep its statistics alive. Normalising all crops together
 would mix the styles that are to be told apart, and would make the maps of the shots depend on the others.
 
 Query and contrast crops go through the encoder alone, which their styles come from: their maps have no loss.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -92,7 +93,7 @@ class Contrastive:
     def losses(self, batch: ContrastBatch) -> dict[str, Tensor]:
         """The representation's terms, ``contrast`` with its weight, and ``alpha``, which is only logged."""
         output = self.modules(batch.shots.images)
-        with unrecorded(self.modules.network):
+        with unrecorded(self.modules.network) if self.settings.statistics == "shots" else nullcontext():
             query, contrast = self.network.styles(batch.query), self.network.styles(batch.contrast)
         ratio = contrast_ratio(output.style, query, contrast, self.settings.epsilon)
         alpha = self.modules.alpha

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from cellkit.config import Spec
 from cellkit.errors import UsageError
+
+StatisticsName: TypeAlias = Literal["shots", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,11 +19,14 @@ class ContrastSettings(Spec):
         alpha: where alpha begins; the contrast term is weighed by its sigmoid.
         alpha_rate: full learning rate of alpha; it follows the schedule of the others.
         epsilon: added to the denominator of the contrast term.
+        statistics: whose features enter the running statistics of batch norm, which prediction uses: those of the
+            ``shots``, or of ``all``, query and contrast crops too, as in the authors' code.
     """
 
     alpha: float = 0.2
     alpha_rate: float = 0.1
     epsilon: float = 1e-5
+    statistics: StatisticsName = "shots"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.

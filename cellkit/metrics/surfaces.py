@@ -144,9 +144,16 @@ def _places(width: int) -> dict[int, list[int]]:
 
 def _searched(points: Integers, surface: Mask) -> Floats:
     """As :func:`_distances`, for points at any distance."""
-    tree = cKDTree(np.argwhere(surface), compact_nodes=False, balanced_tree=False)  # built faster, still exact
+    width = surface.shape[1]
+    there = _coordinates(np.flatnonzero(surface), width)  # np.argwhere takes three times as long
+    tree = cKDTree(there, compact_nodes=False, balanced_tree=False)  # built faster, still exact
     parts = [points[begin : begin + QUERIED_AT_ONCE] for begin in range(0, points.size, QUERIED_AT_ONCE)]
-    return np.concatenate([tree.query(np.column_stack(np.divmod(part, surface.shape[1])))[0] for part in parts])
+    return np.concatenate([tree.query(_coordinates(part, width))[0] for part in parts])
+
+
+def _coordinates(places: Integers, width: int) -> Integers:
+    """(P, 2) rows and columns of places in a flattened mask of rows of that width."""
+    return np.column_stack(np.divmod(places, width))
 
 
 def _of(distances: Floats | None, value: Callable[[Floats], np.floating[Any]]) -> float:

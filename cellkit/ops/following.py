@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from cellkit.ops.runs import Indices
 
@@ -19,6 +18,7 @@ BINS = 4  # particles in the same 1/4 x 1/4 pixel have met: they go on as one
 REST = 1 / 256  # pixels per two steps; slower ones move less than half a pixel in the steps that are left
 HERD = 1 << 14  # particles that start together: what is computed of them stays in the cache
 EARLY = 24  # steps that a herd goes alone; by then few are left of it, and the herds are joined
+BILINEAR = (0, 1, True)  # between pixels, the edge beyond the image, -1 and 1 are centres of pixels
 CHUNK = 1 << 13  # places interpolated at once: few enough that torch starts no threads, which cost more than they give
 
 
@@ -56,8 +56,7 @@ class _Walk:
         self.last = np.tile(last, CHUNK)
         self.scale = np.tile(2 / np.maximum(last, 1), CHUNK)
         self.places = np.empty(len(pixels), np.complex64)
-        self.places.real = pixels % width
-        self.places.imag = pixels // width
+        self.places.imag, self.places.real = np.divmod(pixels.astype(np.int32), np.int32(width))  # fewer bytes, faster
         self.met: list[tuple[Indices, Indices]] = []
 
     def ends(self) -> Floats:
@@ -74,40 +73,48 @@ class _Walk:
             before, last, places = self.walked(places, block)
             done += block
             if done == self.steps:
-                self.places[numbers] = places
                 break
             rests = _rests(before, places)
             # what swings between two places is in the other one after an odd number of steps
-            self.places[numbers] = np.where(rests, last, places) if (self.steps - done) % 2 else places
+            self.places[numbers[rests]] = (last if (self.steps - done) % 2 else places)[rests]
             alone, gone, goes_on = self.meetings(places)
             self.met.append((numbers[gone], numbers[goes_on]))
-            moving = alone & ~rests
+            moving = np.flatnonzero(alone & ~rests)
             places, numbers = places[moving], numbers[moving]
+        self.places[numbers] = places
         return numbers
 
     def walked(self, places: Places, steps: int) -> tuple[Places, Places, Places]:
         """Places (n,) two steps before the end, one before, and at the end of so many steps."""
         trail = np.empty((3, len(places)), np.complex64)
+        trail[:] = places
         for begin in range(0, len(places), CHUNK):
-            part = slice(begin, begin + CHUNK)
-            trail[:, part] = places[part]
-            for step in range(steps):
-                if step >= steps - 2:
-                    trail[step - steps + 2, part] = trail[2, part]
-                self.step(trail[2, part])
+            part = trail[:, begin : begin + CHUNK]
+            self.walk(part, steps)
         return trail[0], trail[1], trail[2]
 
-    def step(self, places: Places) -> None:
-        """One Euler step of places (n,), in place."""
+    def walk(self, trail: NDArray[np.complex64], steps: int) -> None:
+        """So many steps of up to :data:`CHUNK` places in ``trail[2]``; the two before go to ``trail[0]`` and ``[1]``.
+
+        Args:
+            trail: (3, n), all three the same at first.
+            steps: of Euler.
+        """
+        places = trail[2]
         flat = places.view(np.float32)
-        grid = flat * self.scale[: flat.size]  # grid_sample counts from -1 to 1
-        grid -= 1
+        scale, last = self.scale[: flat.size], self.last[: flat.size]
+        grid = np.empty_like(flat)
         points = torch.from_numpy(grid).view(1, 1, -1, 2)
-        flow = functional.grid_sample(self.image, points, padding_mode="border", align_corners=True)[0, :, 0].numpy()
-        places.imag += flow[0]
-        places.real += flow[1]
-        np.maximum(flat, 0, out=flat)
-        np.minimum(flat, self.last[: flat.size], out=flat)
+        for step in range(steps):
+            if step >= steps - 2:
+                trail[step - steps + 2] = places
+            np.multiply(flat, scale, out=grid)  # grid_sample counts from -1 to 1
+            np.subtract(grid, 1, out=grid)
+            flow = torch.grid_sampler(self.image, points, *BILINEAR).numpy()
+            places.imag += flow[0, 0, 0]
+            places.real += flow[0, 1, 0]
+            np.maximum(flat, 0, out=flat)
+            np.minimum(flat, last, out=flat)
 
     def meetings(self, places: Places) -> tuple[NDArray[np.bool_], Indices, Indices]:
         """Who is alone or first in a bin (n,), and who has met (m,) whom (m,).

@@ -13,6 +13,7 @@ from cellkit.representations.flow import FLOW
 from cellkit.representations.hover import HOVER
 from cellkit.representations.mask import MASK
 from cellkit.representations.representation import DecodeSettings, Representation
+from cellkit.representations.star import STAR
 
 __all__ = ["REPRESENTATIONS", "DecodeSettings", "Representation"]
 
@@ -22,4 +23,5 @@ REPRESENTATIONS: dict[RepresentationName, Representation] = {
     "border": BORDER,
     "hover": HOVER,
     "embedding": EMBEDDING,
+    "star": STAR,
 }

@@ -38,6 +38,7 @@ CHANNELS = 3  # flow y, flow x, cell logit
 VECTORS = ((0, 1),)  # (y, x) channel pairs that rotate with the image
 FLOW_SCALE = 5.0  # a network learns 5 x the unit flow: it balances the squared error against the cross-entropy
 LARGEST = 65504.0  # of float16: takes the place of what overflowed
+PIECE = 1 << 14  # logits at once: threads of torch would take a hundred times as long, waiting for each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +136,13 @@ def decode(maps: NDArray[np.floating[Any]], settings: FlowSettings) -> Instances
 
 def _unit_flow(maps: NDArray[np.floating[Any]], pixels: Indices) -> NDArray[np.float32]:
     """(2, H, W) flow in pixels, zero outside the given cell pixels: only these are converted."""
-    inside = maps[:2].reshape(2, -1)[:, pixels].astype(np.float32)
-    inside /= FLOW_SCALE
     flow = np.zeros((2, *maps.shape[1:]), np.float32)
-    flow.reshape(2, -1)[:, pixels] = np.nan_to_num(inside, copy=False, nan=0.0, posinf=LARGEST, neginf=-LARGEST)
+    for channel, unit in zip(maps[:2], flow, strict=True):
+        inside = channel.ravel()[pixels].astype(np.float32)
+        inside /= FLOW_SCALE
+        if not np.isfinite(inside).all():
+            np.nan_to_num(inside, copy=False, nan=0.0, posinf=LARGEST, neginf=-LARGEST)
+        unit.ravel()[pixels] = inside
     return flow
 
 
@@ -179,9 +183,17 @@ def flow_errors(runs: Runs, cells: Integers, flow: NDArray[np.float32]) -> NDArr
 def _scores(runs: Runs, cells: Integers, logit: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n,) mean cell probability of each cell."""
     chosen = replace(runs, values=cells).take(cells != 0)
-    probability = np.nan_to_num(torch.sigmoid(torch.from_numpy(logit.ravel()[chosen.pixels()])).numpy())
+    probability = np.nan_to_num(_sigmoid(logit.ravel()[chosen.pixels()]), copy=False)
     size = run_areas(chosen.values, chosen)
     return (_sums(chosen, probability, len(size)) / np.maximum(size, 1))[1:].astype(np.float32)
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities (N,) in place of logits, in pieces that torch gives to no other thread."""
+    tensor = torch.from_numpy(logits)
+    for begin in range(0, len(logits), PIECE):
+        tensor[begin : begin + PIECE].sigmoid_()
+    return logits
 
 
 def _sums(runs: Runs, values: NDArray[np.float32], count: int) -> NDArray[np.float64]:

@@ -134,7 +134,7 @@ def decode(maps: NDArray[np.floating[Any]], settings: StarSettings) -> Instances
 
 
 STAR = Representation(
-    name="star",  # type: ignore[arg-type]
+    name="star",
     channels=CHANNELS,
     vectors=(),
     settings=StarSettings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import sys
@@ -57,13 +58,34 @@ def one_thread():
         yield
 
 
-@pytest.fixture
-def package_log():
-    """What a command sets up for its own process is gone after the test."""
+@contextlib.contextmanager
+def preserved_log():
+    """What a command sets up for its own process is gone afterwards."""
     log = logging.getLogger("cellkit")
     before = (log.handlers[:], log.level, log.propagate)
     yield
     log.handlers[:], log.level, log.propagate = before
+
+
+@pytest.fixture
+def package_log():
+    """The log of the package as it was before the test."""
+    with preserved_log():
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(crops):
+    """A function that trains a tiny model on the crops: (path, more arguments) -> path."""
+
+    def train(path, *more):
+        tiny = ("--set", "crop=32", "--set", "batch=2", "--set", "widths=4,8", "--steps", 4, "--device", "cpu", "-q")
+        colour = ("--set", "channels=3", "--set", "colour=rgb")
+        with preserved_log():
+            assert main([str(a) for a in ("pretrain", crops, "-o", path, *tiny, *colour, *more)]) == 0
+        return path
+
+    return train
 
 
 @pytest.fixture

@@ -11,31 +11,22 @@ import pytest
 import tifffile
 import torch
 
-from cellkit.cli.app import main
 from cellkit.io.checkpoints import load_checkpoint, model_path
 
 TINY = ("--set", "crop=32", "--set", "batch=2", "--device", "cpu")
 STEPS = 4
-PRETRAIN = ("--set", "widths=4,8", "--set", "channels=3", "--set", "colour=rgb", "--steps", "4", "-q")
-
-
-def pretrained(crops, path, *more):
-    assert main([str(a) for a in ("pretrain", crops, "-o", path, *TINY, *PRETRAIN, *more)]) == 0
-    return path
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, crops):
+def base(tmp_path_factory, trained):
     """A tiny style-aware model that learned four steps; it carries crops of its images."""
-    path = tmp_path_factory.mktemp("base") / "base.ckpt"
-    return pretrained(crops, path, "--network", "style-unet", "--set", "styles=2")
+    return trained(tmp_path_factory.mktemp("base") / "base.ckpt", "--network", "style-unet", "--set", "styles=2")
 
 
 @pytest.fixture(scope="module")
-def mask_base(tmp_path_factory, crops):
+def mask_base(tmp_path_factory, trained):
     """The same with masks, whose threshold is searched."""
-    path = tmp_path_factory.mktemp("base") / "mask.ckpt"
-    return pretrained(crops, path, "--representation", "mask")
+    return trained(tmp_path_factory.mktemp("base") / "mask.ckpt", "--representation", "mask")
 
 
 def tune(crops, base, output, *more):
@@ -303,8 +294,8 @@ def test_contrast_folder_with_one_style(cellkit, tmp_path, crops, base):
     assert "has images of 1 style, and contrast needs 2 or more" in done.err
 
 
-def test_a_base_without_contrast_crops(cellkit, tmp_path, crops):
-    bare = pretrained(crops, tmp_path / "bare.ckpt", "--set", "styles=0")
+def test_a_base_without_contrast_crops(cellkit, tmp_path, crops, trained):
+    bare = trained(tmp_path / "bare.ckpt", "--set", "styles=0")
     done = cellkit(*tune(crops, bare, tmp_path / "t.ckpt", "--method", "contrastive", "--query", crops / "images"))
     assert (done.code, done.err.splitlines()[-1]) == (
         5,

@@ -65,6 +65,29 @@ def test_bytes_are_a_file_of_one_image(tmp_path):
     np.testing.assert_array_equal(found.maps, prediction().maps)
 
 
+def test_maps_of_a_stream_are_read_where_they_lie():
+    item = prediction()
+    data = to_bytes(item)
+    (found,) = read_predictions(data, "a.h5")
+    assert np.shares_memory(found.maps, np.frombuffer(data, np.uint8))
+    assert not found.maps.flags.writeable
+    np.testing.assert_array_equal(found.maps, item.maps)
+
+
+def test_compressed_and_unwritten_maps_of_a_stream_are_read_too(tmp_path):
+    item = prediction()
+    (found,) = read_predictions(written(tmp_path / "a.h5", item).read_bytes(), "a.h5")
+    np.testing.assert_array_equal(found.maps, item.maps)
+    with h5py.File(io.BytesIO(to_bytes(item)), "r+") as file:
+        del file["a/maps"]
+        file["a"].create_dataset("maps", item.maps.shape, np.float16)  # takes no place until something is written
+        file.flush()
+        memory = file.id.get_file_image()
+    (found,) = read_predictions(memory, "a.h5")
+    assert found.maps.shape == item.maps.shape
+    assert not found.maps.any()
+
+
 def test_the_file_is_as_the_format_says(tmp_path):
     with h5py.File(written(tmp_path / "a.h5", prediction())) as file:
         assert (file.attrs["format"], file.attrs["kind"], file.attrs["format_version"]) == ("cellkit", "maps", 1)

@@ -112,6 +112,18 @@ def test_running_statistics_come_from_the_shots_alone(tuning):
     assert all(torch.equal(after[name], expected[name]) for name in expected)
 
 
+def test_all_crops_may_enter_the_running_statistics(tuning):
+    method = FINETUNE["contrastive"](tuning(contrast_settings=ContrastSettings(statistics="all")))
+    batch = next(method.batches(0))
+    method.losses(batch)
+    network = tuning().network.train()
+    network(batch.shots.images)
+    network.styles(batch.query)
+    network.styles(batch.contrast)
+    after, expected = method.modules.network.state_dict(), network.state_dict()
+    assert all(torch.equal(after[name], expected[name]) for name in expected)
+
+
 def test_maps_of_the_shots_do_not_depend_on_query_and_contrast(tuning):
     method = FINETUNE["contrastive"](tuning())
     batch = next(method.batches(0))

@@ -14,7 +14,7 @@ from cellkit.metrics import score
 from cellkit.ops.diffusion import flows_from_labels
 from cellkit.ops.labelling import relabel_in_raster_order
 from cellkit.overlap import ordered_map
-from cellkit.representations.flow import FLOW_SCALE, FlowSettings, decode, loss, targets
+from cellkit.representations.flow import FLOW_SCALE, PIECE, FlowSettings, decode, loss, targets
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "cellpose_flows.npz"
 IMAGES = ["094afe36759e7daf", "4217e25defac94ff", "4d09672bcf5a2661", "d910b2b1be8406ca"]
@@ -110,6 +110,17 @@ def test_numbers_that_are_none_do_no_harm(two_touching_cells):
     cells = decode(maps, FlowSettings())
     assert len(cells) == 2
     assert np.isfinite(cells.scores).all()
+
+
+def test_score_of_a_cell_of_many_pixels_is_its_mean_probability():
+    labels = np.ones((150, 160), np.int32)
+    maps = targets(labels)
+    maps[2] = np.random.default_rng(0).normal(1, 0.2, labels.shape)
+    maps[:2] *= FLOW_SCALE
+    (score,) = decode(maps, FlowSettings(flow_threshold=0)).scores
+    assert maps[2].size > PIECE
+    assert maps[2].min() > 0
+    assert score == pytest.approx((1 / (1 + np.exp(-maps[2].astype(float)))).mean(), abs=1e-6)
 
 
 def test_threads_give_what_one_gives(crowded_field, two_touching_cells):
