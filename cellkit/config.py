@@ -11,7 +11,8 @@ from typing import Any, Literal, Self, TypeAlias
 NetworkName: TypeAlias = Literal["unet", "style-unet", "mini-unet"]
 RepresentationName: TypeAlias = Literal["flow", "mask", "border", "hover", "embedding", "star"]
 PretrainMethodName: TypeAlias = Literal["supervised", "oce"]
-FinetuneMethodName: TypeAlias = Literal["classic", "contrastive", "l2sp"]
+ShotMethodName: TypeAlias = Literal["classic", "contrastive", "l2sp"]
+FinetuneMethodName: TypeAlias = Literal["classic", "contrastive", "l2sp", "supported"]
 TrainedPartName: TypeAlias = Literal["all", "decoder", "head"]
 NormalisationName: TypeAlias = Literal["percentile", "minmax", "none"]
 PrecisionName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
@@ -92,6 +93,8 @@ class Preprocessing(Spec):
         diameter: working diameter in pixels to which images are rescaled, or None: any size as it is.
         typical: diameter in pixels of the cells of the images that a fine-tuned model is for, or None; it takes the
             place of the diameter that a user does not give.
+        estimated: the diameter is estimated from each image, for collections whose images differ in magnification;
+            ``typical`` counts where an image does not tell, and a diameter that a user gives counts for all.
         noise_copies: noisy copies of an image that are predicted for each value of the grains; mean and spread of
             their maps are the prediction. 0: the maps of the image itself.
         noise_values: of the grains, where the percentiles of the image are 0 and 1: salt and pepper.
@@ -105,6 +108,7 @@ class Preprocessing(Spec):
     percentiles: tuple[float, float] = (1.0, 99.0)
     diameter: float | None = None
     typical: float | None = None
+    estimated: bool = False
     noise_copies: int = 0
     noise_values: tuple[float, ...] = (1.0, 0.0)
     noise_fraction: float = 0.01
@@ -149,7 +153,7 @@ class TuningSettings(Spec):
         rounds: most shots that are left out, one after the other, to check what tuning does.
     """
 
-    method: FinetuneMethodName = "classic"
+    method: ShotMethodName = "classic"
     train: TrainedPartName = "all"
     batch: int = 8
     half: bool = False

@@ -125,12 +125,11 @@ PretrainMethod: TypeAlias = Annotated[
     ),
 ]
 ObjectSize: TypeAlias = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--object-size",
-        metavar="PX",
-        min=1,
-        help="For oce: diameter of an object in pixels; else estimated from the images.",
+        metavar="PX|each",
+        help="For oce: diameter of an object in pixels; 'each': of each image as estimated from it; else from all.",
     ),
 ]
 TrainNames: TypeAlias = Annotated[

@@ -13,14 +13,15 @@ from cellkit.cli.listing import DECODING, OPTIONS, SETTINGS
 from cellkit.cli.places import place_of
 from cellkit.cli.reporting import Tally
 from cellkit.cli.settings import apply, assignments, names_of
-from cellkit.config import NO_SETTINGS, JsonValue, PrecisionName, Settings
+from cellkit.config import NO_SETTINGS, JsonValue, PrecisionName, Preprocessing, Settings
+from cellkit.data.scale import scale_of
 from cellkit.engine.device import Device
 from cellkit.engine.device import open_device as engine_open_device
 from cellkit.errors import CellkitError, UsageError
 from cellkit.io.images import describe as describe_image
 from cellkit.io.sources import Source
 from cellkit.stages import PredictSettings
-from cellkit.stages.prediction import Command, scale_of
+from cellkit.stages.prediction import Command
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +78,20 @@ def open_model(
     Command(verb="predict", model=ready, settings=settings, overrides=overrides).check()
     spec = ready.checkpoint.network
     log.info(
-        "model: %s (%s, %s, widths %s), scale %.4g",
+        "model: %s (%s, %s, widths %s), scale %s",
         ready.name,
         spec.name,
         ready.checkpoint.representation.name,
         ",".join(map(str, spec.widths)),
-        scale_of(ready.preprocessing, settings.diameter),
+        _scale(ready.preprocessing, settings),
     )
     return ready
+
+
+def _scale(preprocessing: Preprocessing, settings: PredictSettings) -> str:
+    """At which images are seen, for people; a diameter that cannot be meant is refused in any case."""
+    found = scale_of(preprocessing, settings.diameter)
+    return "of each image" if preprocessing.estimated and settings.diameter is None else f"{found:.4g}"
 
 
 def show_reading(sources: Iterable[Source], output: str, suffix: str) -> None:

@@ -52,7 +52,7 @@ class Choices:
     seed: int
 
 
-def refuse_object_size(size: float | None) -> None:
+def refuse_object_size(size: str | None) -> None:
     """Labels tell the size of objects.
 
     Raises:

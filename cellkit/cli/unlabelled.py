@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,9 @@ from cellkit.stages.pretraining_unlabelled import (
 )
 
 KINDS: tuple[type[Spec], ...] = (ModelSettings, OcePreprocessing, Deformation, OceFit, OceSettings, EmbeddingSettings)
-OPTIONS = TRAIN_OPTIONS | {"typical": "--object-size"}
+EACH = "each"  # image has its own size of objects
+VARIED = 2.0  # a tenth of the images has objects so many times as large as those of another tenth: sizes differ
+OPTIONS = TRAIN_OPTIONS | {"typical": "--object-size", "estimated": "--object-size each"}
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ def sources(inputs: Sequence[str], channels: str | None, **useless: str | None) 
         raise NoInputError(named(inputs), "no image to learn from", error.repair) from error
 
 
-def recipe(texts: Sequence[str] | None, choices: Choices, object_size: float | None) -> UnlabelledRecipe:
+def recipe(texts: Sequence[str] | None, choices: Choices, object_size: str | None) -> UnlabelledRecipe:
     """All settings of a training from its options and ``--set`` texts; without a size of objects, that is missing.
 
     Raises:
@@ -67,7 +70,9 @@ def recipe(texts: Sequence[str] | None, choices: Choices, object_size: float | N
     """
     values = assignments(texts, KINDS, OPTIONS)
     network: NetworkName = choices.network or "mini-unet"
-    preprocessing = apply(OcePreprocessing, values, diameter=choices.diameter, typical=object_size)
+    each = object_size == EACH
+    size = None if object_size is None or each else _pixels(object_size)
+    preprocessing = apply(OcePreprocessing, values, diameter=choices.diameter, typical=size, estimated=each)
     working = preprocessing.diameter
     if working is None:
         raise UsageError("diameter", "none is no size", "give pixels, e.g. 30")
@@ -83,16 +88,33 @@ def recipe(texts: Sequence[str] | None, choices: Choices, object_size: float | N
     )
 
 
+def _pixels(text: str) -> float:
+    """A size of objects that is a number."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 1 <= size < math.inf:
+        raise UsageError("--object-size", f"'{text}' is no size", f"give pixels, 1 or more, or '{EACH}'")
+    return size
+
+
 def sized(chosen: UnlabelledRecipe, images: Sequence[Source]) -> UnlabelledRecipe:
-    """The recipe with the size of objects, which the images tell where the user does not; says what was found."""
+    """The recipe with the size of objects, which the images tell where the user does not; says what was found.
+
+    Where they tell very different sizes, each image is brought to its own.
+    """
     if chosen.preprocessing.typical is not None:
         return chosen
     found = estimated_size(images)
     size = round(found.diameter, 1)
+    each = chosen.preprocessing.estimated or found.high > VARIED * found.low
     told = f"from {reporting.counted_images(found.images)}, most of them {found.low:.3g} to {found.high:.3g} px"
+    assumed = "objects of each image are assumed to be as large as estimated from it, about {:g} px"
     if distributed.is_main():
-        reporting.notice(f"objects of about {size:g} px are assumed ({told}); --object-size sets it")
-    preprocessing = dataclasses.replace(chosen.preprocessing, typical=size)
+        words = assumed if each else "objects of about {:g} px are assumed"
+        reporting.notice(f"{words.format(size)} ({told}); --object-size sets it")
+    preprocessing = dataclasses.replace(chosen.preprocessing, typical=size, estimated=each)
     return dataclasses.replace(chosen, preprocessing=preprocessing)
 
 
@@ -114,7 +136,8 @@ def run(
     quiet: bool,
 ) -> None:
     """Train, write, and say how it ended."""
-    log.info("%s to learn from, scaled by %.3g", reporting.counted_images(len(images)), chosen.scale)
+    scale = "to its own size of objects" if chosen.preprocessing.estimated else f"by {chosen.scale:.3g}"
+    log.info("%s to learn from, scaled %s", reporting.counted_images(len(images)), scale)
     opened = running.open_device(*device)
     result = pretrain_unlabelled(images, chosen, opened, path, overwrite=overwrite, quiet=quiet)
     training.say_how_it_ended(path, result)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cellkit.config import Preprocessing, Spec
 from cellkit.data.normalise import normalise, prepare_channels, statistics
+from cellkit.data.scale import own_diameter, scale_of
 from cellkit.data.training import MEMORY_SHARE, ImageOrder, Loading
 from cellkit.errors import NoInputError, UsageError
 from cellkit.io.images import Image
@@ -93,16 +94,15 @@ class UnlabelledSet:
 
     Args:
         sources: the images; every frame of a time series is one.
-        preprocessing: channels and normalisation.
+        preprocessing: channels, normalisation, and the size of objects, which sets the scale.
         deformation: size of the crops, and what may happen to them.
         loading: how many threads read, how much is kept in memory, where batches are wanted.
-        scale: working pixels per pixel of the images.
 
     Raises:
         NoInputError: there is no image that shows anything.
         InputError: an image cannot be read, or holds NaN.
         ModelError: an image has other channels.
-        UsageError: the scale is not above 0.
+        UsageError: a diameter that no image can have.
     """
 
     def __init__(
@@ -111,15 +111,10 @@ class UnlabelledSet:
         preprocessing: Preprocessing,
         deformation: Deformation,
         loading: Loading | None = None,
-        *,
-        scale: float = 1.0,
     ) -> None:
-        if scale <= 0:
-            raise UsageError("scale", f"{scale:g} is not above 0", "give working pixels per pixel, e.g. 1")
         self.preprocessing = preprocessing
         self.deformation = deformation
         self.loading = loading or Loading()
-        self.scale = scale
         self.kept: list[_Kept] = []
         self._fill(sources)
         if not self.kept:
@@ -190,7 +185,8 @@ class UnlabelledSet:
         normal = torch.from_numpy(normalise(pixels, low, high, source=image.source))
         if _is_flat(normal):
             return None
-        return _scaled(normal, self.scale).clamp_(-FLOAT16_LIMIT, FLOAT16_LIMIT).half()
+        scale = scale_of(self.preprocessing, own_diameter(prepared, self.preprocessing))
+        return _scaled(normal, scale).clamp_(-FLOAT16_LIMIT, FLOAT16_LIMIT).half()
 
     def image(self, index: int) -> Tensor:
         """One image as the network sees it, (C, H, W) float16."""

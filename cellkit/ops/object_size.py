@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class ObjectSize:
     images: int
 
 
-def typical_size(images: Iterable[NDArray[Any]]) -> ObjectSize | None:
+def typical_size(images: Iterable[Image]) -> ObjectSize | None:
     """Estimate over images (C, H, W); None where none of them gives one."""
     sizes = [size for image in images if (size := object_size(image)) is not None]
     if not sizes:
@@ -55,7 +55,20 @@ def typical_size(images: Iterable[NDArray[Any]]) -> ObjectSize | None:
     return ObjectSize(diameter=middle, low=low, high=high, images=len(sizes))
 
 
-def object_size(image: NDArray[Any]) -> float | None:
+class Image(Protocol):
+    """(C, H, W), in memory or not."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its three sizes."""
+        ...
+
+    def __getitem__(self, window: tuple[slice, slice, slice], /) -> NDArray[Any]:
+        """Part of it, as an array."""
+        ...
+
+
+def object_size(image: Image) -> float | None:
     """Typical diameter of the objects of one image.
 
     Args:
@@ -68,7 +81,7 @@ def object_size(image: NDArray[Any]) -> float | None:
     return float(np.median(sizes)) if sizes else None
 
 
-def _windows(image: NDArray[Any]) -> Iterator[list[Plane]]:
+def _windows(image: Image) -> Iterator[list[Plane]]:
     """Channels, between 0 and 1, of the image or of parts of it; without those that have one value."""
     rows, columns = (_starts(size) for size in image.shape[1:])
     for top in rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -29,12 +29,16 @@ from cellkit.ops.labelling import (
 )
 from cellkit.ops.mean_shift import mean_shift, nearest
 from cellkit.ops.runs import Indices, Integers, Neighbours, paint, runs_of
+from cellkit.representations.known import known_mean
 from cellkit.representations.mask_cells import Limits, digits_of, labels_from, whole_from
 from cellkit.representations.representation import DecodeSettings, ReadWindow, Representation
+
+OtsuName: TypeAlias = Literal["otsu", "otsu-log"]
 
 CHANNELS = 3  # offset y, offset x, spread; a fourth, if there is one, is the brightness of the image
 BRIGHTNESS = 3
 LEAST = 4000  # pixels that clusters are sought with, if there are: a tenth of a small image leaves few of each cell
+FAINTEST = 1e-3  # px; spreads below are one to a logarithm
 SMALLEST = 0.1  # of the area of an object: smaller cells are dropped, as in the authors' code
 PATCHES, PATCH = 4, 256  # per axis, and px: parts of a plane too large for memory that its threshold is taken from
 SEARCHED = {  # the paper tries shrink from 0 to 6, and some bandwidths; these suit objects of 30 px, as the defaults do
@@ -50,7 +54,9 @@ class EmbeddingSettings(DecodeSettings):
     Attributes:
         clustering: ``mean-shift``: as the paper; ``greedy``: around the surest pixels, as EmbedSeg.
         bandwidth: pixels of the image as the network saw it, about half the size of an object.
-        threshold: spread below which a pixel belongs to a cell: a number, or ``otsu``, from the spread of the image.
+        threshold: spread below which a pixel belongs to a cell: a number; ``otsu``, of the spread of the image, as the
+            paper; ``otsu-log``, from its logarithm: cells and background differ by a factor, and the spread of the
+            background varies so much by itself that ``otsu`` often cuts it in two.
         sample: part of the cells' pixels that mean shift seeks clusters with, 4,000 at least; 1 is all.
         sample_seed: of that part.
         seed_confidence: greedy: of a pixel that a cell begins with; 1 is the smallest spread, 0 the largest.
@@ -67,7 +73,7 @@ class EmbeddingSettings(DecodeSettings):
 
     clustering: Literal["mean-shift", "greedy"] = "mean-shift"
     bandwidth: float = 15.0
-    threshold: float | Literal["otsu"] = "otsu"
+    threshold: float | OtsuName = "otsu"
     sample: float = 0.1
     sample_seed: int = 0
     seed_confidence: float = 0.9
@@ -82,14 +88,16 @@ class EmbeddingSettings(DecodeSettings):
 
     @classmethod
     def for_object(cls, size: float) -> Self:
-        """Settings for objects of a diameter in pixels: bandwidth and smallest area follow, as in the authors' code.
+        """Settings for objects of a diameter in pixels, of maps that were learned without labels.
+
+        Bandwidth and smallest area follow from the size as in the authors' code.
 
         Raises:
             UsageError: a size that is not above 0.
         """
         if not 0 < size < math.inf:
             raise UsageError("object_size", f"cannot be {size}", "give the diameter of an object in pixels, above 0")
-        return cls(bandwidth=size / 2, min_area=int(SMALLEST * math.pi * size**2 / 4))
+        return cls(bandwidth=size / 2, min_area=int(SMALLEST * math.pi * size**2 / 4), threshold="otsu-log")
 
     @property
     def wants_brightness(self) -> bool:
@@ -106,7 +114,7 @@ class EmbeddingSettings(DecodeSettings):
                 0 < self.bandwidth < math.inf,
                 "a number of pixels above 0, about half the size of an object",
             ),
-            "threshold": (_is_threshold(self.threshold), "otsu or a finite number, a spread"),
+            "threshold": (_is_threshold(self.threshold), "otsu, otsu-log or a finite number, a spread"),
             "sample": (0 < self.sample <= 1, "a fraction of the cells' pixels above 0 and up to 1 (all)"),
             "sample_seed": (isinstance(self.sample_seed, int) and self.sample_seed >= 0, "a whole number from 0 on"),
             "seed_confidence": (0 <= self.seed_confidence <= 1, "a number from 0 to 1"),
@@ -133,10 +141,10 @@ class EmbeddingSettings(DecodeSettings):
 
     def for_plane(self, read: ReadWindow, plane: tuple[int, int]) -> Self:
         """With the threshold of the whole plane, from parts of it evenly taken."""
-        if self.threshold != "otsu":
+        if not isinstance(self.threshold, str):
             return self
         parts = [read(rows, columns)[2].ravel() for rows in _parts(plane[0]) for columns in _parts(plane[1])]
-        return replace(self, threshold=spread_threshold(np.concatenate(parts)))
+        return replace(self, threshold=spread_threshold(np.concatenate(parts), self.threshold))
 
 
 def _parts(size: int) -> list[slice]:
@@ -147,7 +155,7 @@ def _parts(size: int) -> list[slice]:
 
 
 def _is_threshold(value: float | str) -> bool:
-    return value == "otsu" if isinstance(value, str) else math.isfinite(value)
+    return value in get_args(OtsuName) if isinstance(value, str) else math.isfinite(value)
 
 
 def targets(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
@@ -159,19 +167,21 @@ def loss(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """What labelled cells teach; without labels, embeddings have a method of their own (``methods.oce``).
 
     The offset of each cell pixel shall lead to the mean place of its cell's pixels in the crop (Huber loss, in
-    pixels), and the third map shall be the logit of the background: small on cells, as the spread is.
+    pixels), and the third map shall be the logit of the background: small on cells, as the spread is. Where nothing is
+    known, neither counts.
 
     Args:
         outputs: (B, 3, H, W); offset y, offset x, spread.
         targets: (B, 3, H, W); digits of the labels.
     """
     labels = labels_from(targets).long()
-    cell = labels > 0
-    wanted = centre_offsets(labels)
+    cell, known = labels > 0, labels >= 0
+    wanted = centre_offsets(labels.clamp(min=0))
     difference = F.huber_loss(outputs[:, :2], wanted, reduction="none").sum(1)
+    spread = F.binary_cross_entropy_with_logits(outputs[:, 2], (~cell).to(outputs.dtype), reduction="none")
     return {
         "offset": (difference * cell).sum() / cell.sum().clamp(min=1),
-        "cell": F.binary_cross_entropy_with_logits(outputs[:, 2], (~cell).to(outputs.dtype)),
+        "cell": known_mean(spread, known),
     }
 
 
@@ -209,7 +219,9 @@ def decode(maps: NDArray[np.floating[Any]], settings: EmbeddingSettings) -> Inst
             "give post=cell, or predict again with brightness=true",
         )
     spread = np.where(np.isfinite(maps[:CHANNELS]).all(0), maps[2].astype(np.float32), np.inf)
-    threshold = spread_threshold(spread) if settings.threshold == "otsu" else settings.threshold
+    threshold = settings.threshold
+    if isinstance(threshold, str):
+        threshold = spread_threshold(spread, threshold)
     pixels = np.flatnonzero(spread < threshold)
     if len(pixels) == 0:
         return Instances.none(shape)
@@ -219,10 +231,20 @@ def decode(maps: NDArray[np.floating[Any]], settings: EmbeddingSettings) -> Inst
     return _selected(_shrunken(labels, maps, settings), pixels, confidence, settings)
 
 
-def spread_threshold(spread: NDArray[np.floating[Any]]) -> float:
-    """Otsu's threshold of a spread; minus infinity, so that nothing is a cell, where it is the same everywhere."""
+def spread_threshold(spread: NDArray[np.floating[Any]], way: OtsuName = "otsu") -> float:
+    """Otsu's threshold of a spread; minus infinity, so that nothing is a cell, where it is the same everywhere.
+
+    Args:
+        spread: of any shape; values that are not finite do not count.
+        way: of the values, or of their logarithms. What has negative values is no spread but a logit, which is a
+            logarithm already.
+    """
     values = spread[np.isfinite(spread)].astype(np.float64)
-    return float(otsu_thresholds(values, np.zeros(len(values), np.int64), 1)[0])
+    logarithmic = way == "otsu-log" and values.min(initial=0) >= 0
+    if logarithmic:
+        values = np.log(np.maximum(values, FAINTEST))
+    found = float(otsu_thresholds(values, np.zeros(len(values), np.int64), 1)[0])
+    return math.exp(found) if logarithmic and found > -math.inf else found
 
 
 def _confidence(spread: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:

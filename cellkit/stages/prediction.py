@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from cellkit.config import Preprocessing, Settings, Spec
 from cellkit.data.normalise import normalise, prepare_channels, statistics
+from cellkit.data.scale import REFERENCE_DIAMETER, own_diameter, scale_of
 from cellkit.engine.inference import Tiling
 from cellkit.engine.memory import Fallback, MemoryLadder
 from cellkit.errors import CellkitError, InputError, UsageError
@@ -32,10 +33,8 @@ from cellkit.stages.passes import Passes, noise_of
 
 log = logging.getLogger(__name__)
 
-REFERENCE_DIAMETER = 30.0  # px, for a model of any size (no working diameter) when the user gives a diameter
 SHAPELESS = frozenset({"batch", "oom_fallback"})  # settings that leave the result as it is
 NOISE = "noise_"  # begins the names of the settings of noisy copies
-LARGEST_SCALE_CHANGE = 16.0  # a diameter that asks for more is a slip of the keyboard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,24 +81,8 @@ class Prepared:
     image: Image
     pixels: NDArray[np.float32] | LargePixels
     scale: float
+    diameter: float | None
     history: History
-
-
-def scale_of(preprocessing: Preprocessing, diameter: float | None) -> float:
-    """Map pixels per source pixel: working diameter over the user's diameter, or over the one the model was tuned for.
-
-    Raises:
-        UsageError: a diameter that no image can have.
-    """
-    diameter = diameter or preprocessing.typical
-    if diameter is None:
-        return 1.0
-    working = preprocessing.diameter or REFERENCE_DIAMETER
-    least, most = working / LARGEST_SCALE_CHANGE, working * LARGEST_SCALE_CHANGE
-    if not least <= diameter <= most:
-        problem = f"{diameter:g} px is beyond what a model of {working:g} px can be rescaled to"
-        raise UsageError("--diameter", problem, f"give {least:g} to {most:g}")
-    return working / diameter
 
 
 def tiling_of(settings: PredictSettings, preprocessing: Preprocessing, margin: int = 0) -> Tiling:
@@ -200,15 +183,18 @@ def prepare(image: Image, model: Model, settings: PredictSettings, history: Hist
     """Channels, normalisation, scale: an image as the network sees it; of a large one nothing more is read yet."""
     pixels = prepare_channels(image, model.preprocessing)
     low, high = statistics(pixels, model.preprocessing, source=image.source)
-    scale = scale_of(model.preprocessing, settings.diameter)
+    diameter = settings.diameter or own_diameter(pixels, model.preprocessing) or model.preprocessing.typical
+    scale = scale_of(model.preprocessing, diameter)
     shape = scaled_shape((pixels.shape[1], pixels.shape[2]), scale)
     large = LargePixels(pixels=pixels, low=low, high=high, shape=shape, source=image.source)
+    seen: NDArray[np.float32] | LargePixels
     if is_large(shape):
-        return Prepared(image=image, pixels=large, scale=scale, history=history)
-    if is_large(pixels.shape[1:]):
-        return Prepared(image=image, pixels=large.whole(), scale=scale, history=history)
-    normal = normalise(np.asarray(pixels[:, :, :]), low, high, source=image.source)
-    return Prepared(image=image, pixels=resize(normal, shape), scale=scale, history=history)
+        seen = large
+    elif is_large(pixels.shape[1:]):
+        seen = large.whole()
+    else:
+        seen = resize(normalise(np.asarray(pixels[:, :, :]), low, high, source=image.source), shape)
+    return Prepared(image=image, pixels=seen, scale=scale, diameter=diameter, history=history)
 
 
 def read_all(sources: Iterable[Source], command: Command, is_done: IsDone) -> Iterator[Prepared | Failure | Skipped]:
@@ -312,7 +298,7 @@ def _windowed(
     for item in items:
         if isinstance(item, Prepared) and isinstance(item.pixels, LargePixels):
             with closing(rolling_maps(item.pixels, passes)) as maps:
-                yield as_prediction(item, maps, command.model, command.settings)
+                yield as_prediction(item, maps, command.model)
 
 
 def _whole(
@@ -330,7 +316,7 @@ def _whole(
 
     for item, maps in command.passes(ladder).maps(arrays()):
         yield from _drain(aside)
-        yield as_prediction(item, maps, command.model, command.settings)
+        yield as_prediction(item, maps, command.model)
     yield from _drain(aside)
 
 
@@ -339,7 +325,7 @@ def _drain(aside: list[Failure | Skipped]) -> Iterator[Failure | Skipped]:
         yield aside.pop(0)
 
 
-def as_prediction(item: Prepared, maps: Maps, model: Model, settings: PredictSettings) -> Prediction:
+def as_prediction(item: Prepared, maps: Maps, model: Model) -> Prediction:
     """Maps with all that decoding and writing need to know about their image."""
     image = item.image
     return Prediction(
@@ -351,6 +337,6 @@ def as_prediction(item: Prepared, maps: Maps, model: Model, settings: PredictSet
         axes=image.axes,
         scale=item.scale,
         pixel_size=image.pixel_size,
-        diameter=settings.diameter or model.preprocessing.typical,
+        diameter=item.diameter,
         history=item.history,
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cellkit.config import NO_SETTINGS, OptimiserName, Preprocessing, ScheduleName, Settings, Spec
+from cellkit.data.scale import REFERENCE_DIAMETER, scale_of
 from cellkit.data.training import Loading
 from cellkit.data.unlabelled import Deformation, UnlabelledSet
 from cellkit.engine import Device, FitResult, FitSettings
@@ -27,7 +28,6 @@ from cellkit.ops.object_size import ObjectSize, typical_size
 from cellkit.representations.embedding import EMBEDDING, EmbeddingSettings
 from cellkit.stages.model import decode_settings
 from cellkit.stages.passes import copies_of
-from cellkit.stages.prediction import REFERENCE_DIAMETER, scale_of
 from cellkit.stages.pretraining import Recipe, Task, train
 from cellkit.stages.styles import unlabelled_crops
 
@@ -109,7 +109,8 @@ def decoding_for(working: float, chosen: Settings) -> Settings:
         UsageError: a setting has a value that cannot be meant.
     """
     fitting = EmbeddingSettings.for_object(working)
-    settings: Settings = {"bandwidth": fitting.bandwidth, "min_area": fitting.min_area} | dict(chosen)
+    following = ("bandwidth", "min_area", "threshold")
+    settings: Settings = {name: getattr(fitting, name) for name in following} | dict(chosen)
     decode_settings(EMBEDDING, NO_SETTINGS, settings)  # checks them
     return settings
 
@@ -173,7 +174,6 @@ def pretrain_unlabelled(
             recipe.preprocessing,
             recipe.deformation,
             Loading(device=device.torch_device, workers=len(os.sched_getaffinity(0))),
-            scale=recipe.scale,
         )
         _check_size(recipe, network, data)
         method = ObjectCentric(network, data, recipe.oce, batch=recipe.model.batch, seed=recipe.fit.seed)
@@ -195,6 +195,7 @@ def _named(source: Source) -> str:
 
 def _check_size(recipe: UnlabelledRecipe, network: MiniUNet, data: UnlabelledSet) -> None:
     """Refuse images of which none is larger than an object, or than what the network sees at once."""
+    size = recipe.preprocessing.typical
     if any(kept.pixels is None for kept in data.kept):  # there is no room in memory for so large images
         return
     shapes = [kept.pixels.shape[1:] for kept in data.kept if kept.pixels is not None]
@@ -202,6 +203,6 @@ def _check_size(recipe: UnlabelledRecipe, network: MiniUNet, data: UnlabelledSet
     if side < network.field_of_view:
         problem = f"the largest has {side} pixels a side at the working scale, the network sees {network.field_of_view}"
         raise InputError("images", problem, "give larger images, or a smaller --object-size")
-    if side <= (recipe.preprocessing.diameter or 0):
-        problem = f"{recipe.preprocessing.typical:g} px is as large as the images"
+    if size is not None and side <= (recipe.preprocessing.diameter or 0):
+        problem = f"{size:g} px is as large as the images"
         raise UsageError("--object-size", problem, "give the diameter of one object in pixels")

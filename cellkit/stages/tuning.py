@@ -19,6 +19,7 @@ from cellkit.config import (
 from cellkit.data.augment import Augmentation
 from cellkit.data.diameter import diameter_of
 from cellkit.data.layouts import Pair
+from cellkit.data.scale import REFERENCE_DIAMETER
 from cellkit.data.style_crops import StyleCrops
 from cellkit.data.style_images import contrast_styles, query_style, stored_styles
 from cellkit.engine import Device, FitResult, FitSettings, fit, prepare, set_seed
@@ -32,7 +33,6 @@ from cellkit.networks import Styled
 from cellkit.provenance import History, Record, digest_of
 from cellkit.representations import REPRESENTATIONS, Representation
 from cellkit.stages.model import decode_settings, network_of
-from cellkit.stages.prediction import REFERENCE_DIAMETER
 from cellkit.stages.pretraining import SHAPELESS, training_set
 from cellkit.stages.thresholds import search
 from cellkit.stages.training_files import TrainingFiles, Writer

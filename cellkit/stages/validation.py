@@ -13,13 +13,14 @@ from cellkit.config import Preprocessing, Spec
 from cellkit.data.diameter import diameter_of
 from cellkit.data.examples import load_pair
 from cellkit.data.layouts import Pair
+from cellkit.data.scale import scale_of
 from cellkit.engine.device import Device
 from cellkit.engine.inference import Tiling, infer
 from cellkit.metrics import ImageReport, score, summarise
 from cellkit.ops.labelling import resize_labels
 from cellkit.overlap import ordered_map
 from cellkit.representations import Representation
-from cellkit.stages.prediction import resize, scale_of, scaled_shape
+from cellkit.stages.prediction import resize, scaled_shape
 
 VALIDATION_WORKERS = 8  # decoding threads; the network waits for none of them
 

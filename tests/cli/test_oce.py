@@ -64,7 +64,7 @@ def test_checkpoint_holds_all_that_prediction_needs(oce):
     checkpoint = load_checkpoint(oce)
     assert (checkpoint.network.name, checkpoint.network.outputs) == ("mini-unet", 2)
     assert checkpoint.representation.name == "embedding"
-    assert checkpoint.representation.settings == {"bandwidth": 15.0, "min_area": 70}
+    assert checkpoint.representation.settings == {"bandwidth": 15.0, "min_area": 70, "threshold": "otsu-log"}
     preprocessing = checkpoint.preprocessing
     assert (preprocessing.diameter, preprocessing.typical, preprocessing.noise_copies) == (30.0, 30.0, 16)
     assert checkpoint.history[0].arguments["kappa"] == 10.0
@@ -87,7 +87,7 @@ def test_working_diameter_sets_kappa_and_bandwidth_and_settings_win(cellkit, tmp
     assert done.code == 0
     checkpoint = load_checkpoint(tmp_path / "m.ckpt")
     assert checkpoint.history[0].arguments["kappa"] == 8.0
-    assert checkpoint.representation.settings == {"bandwidth": 12.0, "min_area": 9}
+    assert checkpoint.representation.settings == {"bandwidth": 12.0, "min_area": 9, "threshold": "otsu-log"}
 
 
 def test_interrupted_run_ends_as_an_uninterrupted_one(cellkit, tmp_path, images, oce):

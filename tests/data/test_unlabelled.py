@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tifffile
@@ -26,6 +28,13 @@ def write(folder, *images):
 
 def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(100, 1000, shape).astype(np.uint16)
+
+
+def discs(diameter, side=200):
+    """Bright discs on dark ground, one diameter apart, with a bit of noise."""
+    y, x = np.indices((side, side)) % (2 * diameter) - diameter
+    random = np.random.default_rng(0).normal(0, 20, (side, side))
+    return (np.where(np.hypot(y, x) < diameter / 2, 1000, 100) + random).clip(0).astype(np.uint16)
 
 
 def take(data, count, **options):
@@ -159,8 +168,18 @@ def test_images_of_one_value_are_left_out(tmp_path):
 
 def test_images_are_brought_to_working_scale(tmp_path):
     sources = write(tmp_path, noise(40, 51))
-    assert UnlabelledSet(sources, GREY, STILL, scale=0.5).kept[0].pixels.shape == (1, 20, 26)
-    assert UnlabelledSet(sources, GREY, STILL, scale=2).kept[0].pixels.shape == (1, 80, 102)
+    for typical, shape in ((60, (1, 20, 26)), (15, (1, 80, 102))):
+        of_30 = replace(GREY, diameter=30.0, typical=float(typical))
+        assert UnlabelledSet(sources, of_30, STILL).kept[0].pixels.shape == shape
+
+
+def test_each_image_can_have_objects_of_its_own_size(tmp_path):
+    sources = write(tmp_path, discs(20), discs(40), noise(200, 200))
+    data = UnlabelledSet(sources, replace(GREY, diameter=30.0, typical=60.0, estimated=True), STILL)
+    small, large, untold = (kept.pixels.shape[1] for kept in data.kept)
+    assert small == pytest.approx(200 * 30 / 20, rel=0.1)
+    assert large == pytest.approx(200 * 30 / 40, rel=0.3)
+    assert untold == 100  # noise does not tell: the typical size counts
 
 
 def test_progress_is_told(tmp_path):
@@ -199,8 +218,3 @@ def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
 def test_deformations_that_cannot_be_drawn_are_refused(setting, message):
     with pytest.raises(UsageError, match=message):
         Deformation(**setting)
-
-
-def test_a_scale_that_is_not_above_zero_is_refused():
-    with pytest.raises(UsageError, match=r"scale: 0 is not above 0 \(give working pixels per pixel, e.g. 1\)"):
-        UnlabelledSet([], GREY, STILL, scale=0)

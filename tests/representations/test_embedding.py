@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import imageio.v3 as imageio
 import numpy as np
 import pytest
@@ -134,6 +136,22 @@ def test_threshold_is_otsus_or_a_number(two_touching_cells):
     assert len(decode(maps, none)) == 0
 
 
+def test_a_logarithmic_threshold_is_between_cells_and_a_background_that_varies():
+    rng = np.random.default_rng(0)
+    cells, background = rng.lognormal(-1, 0.3, 500), rng.lognormal(1.5, 0.5, 9500)
+    spread = np.concatenate([cells, background]).astype(np.float32)
+    assert spread_threshold(spread, "otsu-log") == pytest.approx(math.exp(threshold_otsu(np.log(spread))), rel=1e-3)
+    assert cells.max() < spread_threshold(spread, "otsu-log") < np.quantile(background, 0.02)
+    assert spread_threshold(spread) > np.quantile(background, 0.5)  # the other cuts the background in two
+
+
+def test_the_logarithm_of_what_is_no_spread_is_not_taken():
+    logits = np.array([-5.0, -4.0, 3.0, 4.0], np.float32)
+    assert spread_threshold(logits, "otsu-log") == spread_threshold(logits)
+    assert spread_threshold(np.full(4, 2.0, np.float32), "otsu-log") == -math.inf
+    assert 0 < spread_threshold(np.array([0.0, 0.0, 5.0, 6.0], np.float32), "otsu-log") < 5
+
+
 def test_threshold_of_a_plane_is_kept_for_its_windows(two_touching_cells):
     maps = maps_of(two_touching_cells)
     fixed = PLAIN.for_plane(lambda rows, columns: maps[:, rows, columns], (64, 80))
@@ -147,7 +165,7 @@ def test_threshold_of_a_plane_is_kept_for_its_windows(two_touching_cells):
 def test_settings_for_an_object():
     settings = EmbeddingSettings.for_object(30)
     assert (settings.bandwidth, settings.min_area) == (15, 70)
-    assert settings == EmbeddingSettings()
+    assert settings == EmbeddingSettings(threshold="otsu-log")
     with pytest.raises(UsageError, match=r"^object_size: cannot be 0 \(give the diameter of an object in pixels"):
         EmbeddingSettings.for_object(0)
 
@@ -159,7 +177,7 @@ def test_settings_for_an_object():
         ({"bandwidth": float("nan")}, r"bandwidth: cannot be nan"),
         ({"clustering": "k-means"}, r"clustering: cannot be k-means \(give mean-shift or greedy\)"),
         ({"post": "cells"}, r"post: cannot be cells \(give cell, nucleus or none\)"),
-        ({"threshold": "mean"}, r"threshold: cannot be mean \(give otsu or a finite number, a spread\)"),
+        ({"threshold": "mean"}, r"threshold: cannot be mean \(give otsu, otsu-log or a finite number, a spread\)"),
         ({"threshold": float("inf")}, r"threshold: cannot be inf"),
         ({"sample": 0}, r"sample: cannot be 0 \(give a fraction of the cells' pixels above 0 and up to 1 \(all\)\)"),
         ({"sample_seed": -1}, r"sample_seed: cannot be -1"),
