@@ -12,6 +12,8 @@ def convert(
     to: c.To = None,
     image: c.Image = None,
     shape: c.Shape = None,
+    keep_fraction: c.KeepFraction = None,
+    seed: o.Seed = 0,
     on_exists: o.OnExists = "skip",
     as_json: o.Json = False,
     verbose: o.Verbose = 0,
@@ -24,14 +26,18 @@ def convert(
 
     Outlines go along the edges of pixels, so that filling them gives the same pixels; drawn ones take the pixels whose
     centres they enclose. Where a format cannot hold overlapping cells, a warning says how many pixels are lost.
+
+    --keep-fraction makes sparse labels from full ones: a part of all cells of all images together, the same for the
+    same seed, and of a smaller part a part of a larger. The pixels of the other cells become -1, background stays 0.
     """
     from cellkit.cli import convert_running, reporting
 
     reporting.set_up_logging("convert", verbose, quiet)
     reporting.check_json(as_json, output)
     chosen = c.format_of(output, to)
+    keeping = convert_running.keeping(keep_fraction, seed, labels, chosen, quiet)
     found = convert_running.find(labels, output, chosen, image, c.parsed_shape(shape))
     count = convert_running.count_of(found)
-    with convert_running.delivered(output, chosen, on_exists, found) as (outcomes, sink):
+    with convert_running.delivered(output, chosen, on_exists, found, keeping) as (outcomes, sink):
         tally = reporting.deliver(outcomes, sink, total=count, quiet=quiet, as_json=as_json)
     tally.check(labels, output)

@@ -58,6 +58,16 @@ Shape: TypeAlias = Annotated[
     typer.Option("--shape", metavar="H,W", show_default=False, help="The same in pixels, without an image."),
 ]
 
+KeepFraction: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--keep-fraction",
+        metavar="PART",
+        show_default=False,
+        help="Keep this part of all cells, drawn by --seed, e.g. 0.01; nothing is known (-1) of the others. tif, h5.",
+    ),
+]
+
 SUFFIXES: dict[str, FormatName] = {  # the longer before the shorter
     ".geojson.gz": "geojson.gz",
     ".geojson": "geojson",

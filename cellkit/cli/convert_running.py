@@ -4,22 +4,62 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, cast
 
 from cellkit.cli import convert_sinks as sinks
 from cellkit.cli import convert_streams as streams
+from cellkit.cli import reporting
 from cellkit.cli.convert_options import is_folder
 from cellkit.cli.inputs import STREAM
 from cellkit.config import OnExists
 from cellkit.errors import CellkitError, OutputError, UsageError
 from cellkit.io.sinks import Sink, open_sink
-from cellkit.stages.converting import Cells, Format, Found, find_cells, read_cells
+from cellkit.stages.converting import (
+    LABEL_IMAGES,
+    Cells,
+    Format,
+    Found,
+    check_sparse,
+    count_cells,
+    draw_cells,
+    find_cells,
+    read_cells,
+)
 from cellkit.stages.outcomes import Failure, Skipped
 
-LABEL_FORMATS = ("tif", "png", "h5")
-
 Inputs: TypeAlias = list[Found] | Iterator[Found | Failure]  # of a stream as they arrive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """That only a part of the cells shall be kept.
+
+    Attributes:
+        fraction: of all cells together.
+        seed: of the draw.
+        quiet: not a word about it.
+    """
+
+    fraction: float
+    seed: int
+    quiet: bool
+
+
+def keeping(fraction: float | None, seed: int, root: str, to: Format, quiet: bool) -> Keeping | None:
+    """What ``--keep-fraction`` asks for, checked before any work.
+
+    Raises:
+        UsageError: no fraction, a format that cannot hold sparse labels, or a stream.
+    """
+    if fraction is None:
+        return None
+    check_sparse(fraction, to)
+    if root == STREAM:
+        problem = "a stream is read once, and all cells are counted before some are drawn"
+        raise UsageError("--keep-fraction", problem, "unpack the stream and name the folder")
+    return Keeping(fraction=fraction, seed=seed, quiet=quiet)
 
 
 def find(root: str, output: str, to: Format, image: str | None, size: tuple[int, int] | None) -> Inputs:
@@ -51,7 +91,7 @@ def count_of(found: Inputs) -> int | None:
 
 @contextlib.contextmanager
 def delivered(
-    output: str, to: Format, on_exists: OnExists, found: Inputs
+    output: str, to: Format, on_exists: OnExists, found: Inputs, keeping: Keeping | None = None
 ) -> Iterator[tuple[Iterator[Cells | Failure | Skipped], Sink]]:
     """What comes out for each image and the open sink, after all that can be said against the output before any work.
 
@@ -63,8 +103,8 @@ def delivered(
     outputs = sinks.Outputs(on_exists, sinks.inputs_of(known))
     if not is_folder(output) and Path(output).resolve() in outputs.inputs:
         raise UsageError(output, "the output would take the place of an input", "choose another -o")
-    cells = read_cells(found, to)
-    if to in LABEL_FORMATS:
+    cells = read_cells(found, to) if keeping is None else _part_of_cells(known, to, keeping)
+    if to in LABEL_IMAGES:
         with _label_sink(output, to, outputs, known) as labels:
             labels.expect(len(known))
             yield _unless_done(cells, labels), labels
@@ -76,6 +116,15 @@ def delivered(
     with opened as sink:
         sink.expect(len(known))
         yield _prepared(cells, sink), cast(Sink, sink)
+
+
+def _part_of_cells(found: list[Found], to: Format, keeping: Keeping) -> Iterator[Cells | Failure]:
+    """A part of the cells, once those of all images are counted."""
+    counted = reporting.progress(count_cells(found), len(found), keeping.quiet)
+    kept = draw_cells(dict(counted), keeping.fraction, keeping.seed)
+    if kept.total:
+        reporting.notice(f"{kept.count} of {kept.total} cells are kept, by seed {kept.seed}")
+    yield from read_cells(found, to, kept)
 
 
 def _label_sink(output: str, to: Format, outputs: sinks.Outputs, found: list[Found]) -> Sink:

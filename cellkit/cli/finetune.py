@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cellkit.cli import finetune_choices as c
 from cellkit.cli import finetune_options as f
 from cellkit.cli import options as o
 
@@ -9,11 +10,16 @@ from cellkit.cli import options as o
 def finetune(
     shots: f.Shots,
     output: o.Checkpoint,
-    model: f.Base = "nuclei",
+    model: f.Base = None,
     method: f.Method = "classic",
     train: f.Train = "all",
     query: f.Query = None,
     contrast: f.Contrast = None,
+    labels: f.Labels = None,
+    pseudo: f.Pseudo = None,
+    alpha: f.Alpha = None,
+    network: f.Network = None,
+    representation: f.Representation = None,
     names: o.TrainNames = None,
     val: f.Held = None,
     pairs: o.Pairs = None,
@@ -42,22 +48,19 @@ def finetune(
     thresholds to choose, those that suit the shots best: 'cellkit segment IMAGES -m TUNED' needs nothing else.
 
     The method contrastive also takes images without labels (--query): what the network sees in shots and query becomes
-    alike, and unlike a few crops of what the base has learned from (--contrast, or those in the base).
+    alike, and unlike a few crops of what the base has learned from (--contrast, or those in the base). The method
+    supported takes images of which some cells are labelled (--labels) and a segmentation of all (--pseudo).
 
     An interrupted run, run again, goes on where it stopped. Labels are looked over first; what looks wrong is a
     warning. With --val, --leave-one-out or --keep-better the closing line has the scores before and after.
     """
-    from cellkit.cli import reporting, training, tuning
+    from cellkit.cli import reporting, supported, tuning
 
     reporting.set_up_logging("finetune", verbose, quiet)
-    recipe = tuning.recipe(
-        model, settings, method=method, train=train, steps=steps, lr=lr, diameter=diameter, seed=seed
-    )
-    pool, held = training.datasets(shots, names=names, val=val, pairs=pairs, channels=channels, seed=seed)
-    material = tuning.material(tuning.drawn(pool, count, draw), held, query, contrast, method)
-    if dry_run:
-        return tuning.show(output, material, pool.layout)
+    images = c.Images(shots, names, val, pairs, channels, query, contrast, count, draw)
+    choices = c.Choices(model, method, train, steps, lr, diameter, seed, settings)
+    support = c.Support(labels, pseudo, alpha, network, representation)
     guard = tuning.Guard(leave_one_out=leave_one_out, keep_better=keep_better)
-    path = training.checkpoint_path(output, resume=resume, on_exists=on_exists)
-    tuning.look_over(material, model)
-    tuning.run(material, recipe, (device, precision), path, guard, overwrite=on_exists == "overwrite", quiet=quiet)
+    place = c.Place(output, resume, on_exists, dry_run, (device, precision), quiet)
+    run = supported.tune if method == "supported" else tuning.tune
+    run(images, choices, support, guard, place)

@@ -38,6 +38,16 @@ TUNE_OPTIONS = {
     "learning_rate": "--lr",
     "seed": "--seed",
 }
+SUPPORT_OPTIONS = {
+    "network": "--network",
+    "representation": "--representation",
+    "init": "--model",
+    "alpha": "--alpha",
+    "steps": "--steps",
+    "learning_rate": "--lr",
+    "seed": "--seed",
+    "typical": "--diameter",
+}
 OPTIONS: dict[str, dict[str, str]] = {  # settings that are options of their own
     "predict": PREDICT_OPTIONS,
     "postprocess": {},
@@ -59,6 +69,10 @@ def kinds_of(verb: str, method: str | None = None) -> tuple[type[Spec], ...]:
         from cellkit.cli.unlabelled import KINDS
 
         return KINDS
+    if method == "supported":
+        from cellkit.cli.supported import SUPPORTED
+
+        return SUPPORTED
     if verb == "finetune":
         from cellkit.cli.tuning import TUNING  # imports more than other verbs want to wait for
 
@@ -66,6 +80,11 @@ def kinds_of(verb: str, method: str | None = None) -> tuple[type[Spec], ...]:
     return SETTINGS[verb]
 
 
+def options_of(verb: str, method: str | None = None) -> dict[str, str]:
+    """Settings that are options of their own of a verb, for a way of learning: field -> option."""
+    return SUPPORT_OPTIONS if method == "supported" else OPTIONS[verb]
+
+
 def list_settings(verb: str, method: str | None = None) -> None:
     """Print names, defaults and meanings of the settings of a verb, for a way of learning."""
-    sys.stdout.write(describe(kinds_of(verb, method), without=OPTIONS[verb]))
+    sys.stdout.write(describe(kinds_of(verb, method), without=options_of(verb, method)))

@@ -20,7 +20,7 @@ import typer
 
 from cellkit import __version__
 from cellkit.cli.app import app
-from cellkit.cli.listing import OPTIONS, kinds_of
+from cellkit.cli.listing import OPTIONS, kinds_of, options_of
 from cellkit.cli.settings import describe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +57,7 @@ FIDELITY: dict[
         "classic": ("cellkit.methods.classic",),
         "contrastive": ("cellkit.methods.contrastive", "cellkit.data.style_crops"),
         "l2sp": ("cellkit.methods.l2sp",),
+        "supported": ("cellkit.methods.supported", "cellkit.data.sparse_labels"),
     },
 }
 SEE_ALSO = {"evaluate": ", \\fBcellkit\\-metrics\\fR(7)"}
@@ -106,6 +107,8 @@ def _verb_page(name: str, command: Any) -> str:  # noqa: ANN401
         lines += [".SH SETTINGS", "For \\fB\\-\\-set\\fR \\fINAME=VALUE\\fR, with their defaults:", *_settings(name)]
     if name == "pretrain":
         lines += [".SS With \\-\\-method oce", *_settings(name, "oce")]
+    if name == "finetune":
+        lines += [".SS With \\-\\-method supported", *_settings(name, "supported")]
     lines += _fidelity(name)
     see_also = "\\fBcellkit\\fR(1), \\fBcellkit\\-formats\\fR(5)" + SEE_ALSO.get(name, "")
     lines += [".SH EXIT STATUS", _roff(EXIT_CODES), ".SH SEE ALSO", see_also]
@@ -121,7 +124,7 @@ def _fidelity(verb: str) -> Iterator[str]:
 
 
 def _settings(verb: str, method: str | None = None) -> Iterator[str]:
-    for line in describe(kinds_of(verb, method), without=OPTIONS[verb]).splitlines():
+    for line in describe(kinds_of(verb, method), without=options_of(verb, method)).splitlines():
         name, _, meaning = line.partition("\t")
         yield from (".TP", f"\\fB{_roff(name)}\\fR", _roff(meaning))
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from cellkit.cli import reporting, running, training
+from cellkit.cli.finetune_choices import Choices, Images, Place, Support
+from cellkit.cli.finetune_options import DEFAULT_BASE
 from cellkit.cli.inputs import named
 from cellkit.cli.listing import DECODING, OPTIONS
 from cellkit.cli.settings import apply, assignments, names_of
 from cellkit.cli.training import Selection
-from cellkit.config import FinetuneMethodName, Spec, TrainedPartName, TuningSettings
+from cellkit.config import FinetuneMethodName, Spec, TuningSettings
 from cellkit.data.augment import Augmentation
 from cellkit.data.shot_lint import lint
 from cellkit.data.splits import draw_shots
@@ -26,7 +27,7 @@ from cellkit.stages.finetuning import Tuned, finetune
 from cellkit.stages.tuning import Material, TuningFit, TuningRecipe
 from cellkit.stages.tuning_checks import Check, Guard
 
-__all__ = ["Guard", "Material", "drawn", "look_over", "material", "recipe", "run", "show"]
+__all__ = ["Guard", "refuse", "tune"]
 
 log = logging.getLogger(__name__)
 
@@ -43,28 +44,56 @@ SHOWN = ("ap_dsb@0.5", "ap_dsb")  # scores of the closing line
 WORDS = {"held": "on {} held images", "left out": "on {} shots left out", "shots": "on the shot itself"}
 
 
-def recipe(
-    base: str,
-    texts: Sequence[str] | None,
-    *,
-    method: FinetuneMethodName,
-    train: TrainedPartName,
-    steps: int,
-    lr: float,
-    diameter: float | None,
-    seed: int,
-) -> TuningRecipe:
+def tune(images: Images, choices: Choices, support: Support, guard: Guard, place: Place) -> None:
+    """Fine-tune from shots, or show what would be done.
+
+    Raises:
+        UsageError: options that cannot be meant, together or at all.
+    """
+    refuse(support, choices.method)
+    chosen = recipe(choices)
+    pool, held = training.datasets(
+        images.shots,
+        names=images.names,
+        val=images.val,
+        pairs=images.pairs,
+        channels=images.channels,
+        seed=choices.seed,
+    )
+    found = material(drawn(pool, images.count, images.draw), held, images, choices.method)
+    if place.dry_run:
+        show(place.output, found, pool.layout)
+        return
+    path = training.checkpoint_path(place.output, resume=place.resume, on_exists=place.on_exists)
+    look_over(found, chosen.base)
+    overwrite = place.on_exists == "overwrite"
+    run(found, chosen, place.device, path, guard, overwrite=overwrite, quiet=place.quiet)
+
+
+def refuse(support: Support, method: FinetuneMethodName) -> None:
+    """Options that only supported supervision has.
+
+    Raises:
+        UsageError: one was given.
+    """
+    for name, value in vars(support).items():
+        if value is not None:
+            raise UsageError(f"--{name}", f"the method {method} has no use for it", "add --method supported")
+
+
+def recipe(choices: Choices) -> TuningRecipe:
     """All settings of a fine-tuning from its options and ``--set`` texts."""
-    values = assignments(texts, TUNING, OPTIONS["finetune"])
+    values = assignments(choices.settings, TUNING, OPTIONS["finetune"])
     decoding = names_of(*DECODING)
+    numbers = {"steps": choices.steps, "learning_rate": choices.lr, "seed": choices.seed}
     return TuningRecipe(
-        base=base,
-        tuning=apply(TuningSettings, values, method=method, train=train),
+        base=choices.model or DEFAULT_BASE,
+        tuning=apply(TuningSettings, values, method=choices.method, train=choices.train),
         augmentation=apply(Augmentation, values),
-        fit=apply(TuningFit, values, steps=steps, learning_rate=lr, seed=seed),
+        fit=apply(TuningFit, values, **numbers),
         contrast=apply(ContrastSettings, values),
         l2sp=apply(L2SPSettings, values),
-        typical=diameter,
+        typical=choices.diameter,
         decoding={name: value for name, value in values.items() if name in decoding},
     )
 
@@ -81,9 +110,7 @@ def drawn(pool: Selection, count: int | None, seed: int) -> Selection:
     return dataclasses.replace(pool, pairs=tuple(by_key[key] for key in chosen))
 
 
-def material(
-    shots: Selection, held: Selection, query: Sequence[str] | None, contrast: str | None, method: FinetuneMethodName
-) -> Material:
+def material(shots: Selection, held: Selection, images: Images, method: FinetuneMethodName) -> Material:
     """The images of the run.
 
     Raises:
@@ -91,17 +118,17 @@ def material(
         NoInputError: no query image is there.
     """
     if method != "contrastive":
-        for option, value in (("--query", query), ("--contrast", contrast)):
+        for option, value in (("--query", images.query), ("--contrast", images.contrast)):
             if value:
                 raise UsageError(option, f"the method {method} has no use for it", "add --method contrastive")
         return Material(shots=shots.pairs, held=held.pairs)
-    if not query:
+    if not images.query:
         raise UsageError("--method", "contrastive learns from images without labels too", "add --query DIR")
     try:
-        sources = find_sources(query, ReadOptions(channels=shots.pairs[0].channels))
+        sources = find_sources(images.query, ReadOptions(channels=shots.pairs[0].channels))
     except NoInputError as error:
-        raise NoInputError(named(query), "no query image", error.repair) from error
-    return Material(shots=shots.pairs, held=held.pairs, query=sources, contrast=contrast)
+        raise NoInputError(named(images.query), "no query image", error.repair) from error
+    return Material(shots=shots.pairs, held=held.pairs, query=sources, contrast=images.contrast)
 
 
 def show(output: str, chosen: Material, layout: str) -> None:

@@ -91,7 +91,7 @@ class Scene:
 
     Attributes:
         shape: height and width in pixels.
-        diameter: median diameter of its cells in pixels, or None without cells.
+        diameter: of its cells in pixels, median or estimated, or None without cells.
         working: diameter to which the model rescales, or None.
         centres: (N, 2) centres of its cells.
         active: per channel, whether it holds anything; empty channels stay empty.

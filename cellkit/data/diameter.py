@@ -13,7 +13,7 @@ def diameter_of(labels: NDArray[Any]) -> float | None:
     """Median over objects of the diameter of the circle of equal area, in pixels (Scellseg, Cellpose).
 
     Args:
-        labels: (H, W) integers, 0 is background; ids may have gaps.
+        labels: (H, W) integers, cells above 0; ids may have gaps.
 
     Returns:
         the diameter, or None without any object.
@@ -29,9 +29,9 @@ def centres_of(labels: NDArray[Any]) -> NDArray[np.float32]:
     """Centre of mass of each object as (N, 2) rows (y, x) in pixels, by ascending id.
 
     Args:
-        labels: (H, W) integers, 0 is background; ids may have gaps.
+        labels: (H, W) integers, cells above 0; ids may have gaps.
     """
-    y, x = np.nonzero(labels)
+    y, x = np.nonzero(labels > 0)
     ids = _small_ids(labels[y, x])
     areas = np.bincount(ids)
     there = areas > 0

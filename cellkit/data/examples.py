@@ -15,6 +15,7 @@ from cellkit.config import Preprocessing
 from cellkit.data.augment import Scene
 from cellkit.data.diameter import centres_of, diameter_of
 from cellkit.data.normalise import normalise, prepare_channels, statistics
+from cellkit.data.scale import own_diameter
 from cellkit.io.images import ReadOptions
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def load_example(
     image, labels, active = _load(pair, preprocessing, options or ReadOptions())
     scene = Scene(
         shape=labels.shape,
-        diameter=diameter_of(labels),
+        diameter=own_diameter(image, preprocessing) or diameter_of(labels),
         working=preprocessing.diameter,
         centres=centres_of(labels),
         active=active,

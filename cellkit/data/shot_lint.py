@@ -124,12 +124,13 @@ def _look(pair: Pair, options: ReadOptions) -> _Shot | Finding:
 
 def _alone(key: str, pixels: NDArray[Any], truth: Truth) -> Iterator[Finding]:
     """What one image tells by itself."""
-    cells = cells_of(truth.labels)
+    labels = np.maximum(truth.labels, 0)  # pixels of which nothing is known are no object
+    cells = cells_of(labels)
     if not len(cells):
         yield Finding(key=key, kind="empty", message="holds no labelled cell", repair="label it, or leave it out")
         return
     areas = _whole_areas(cells, truth)
-    pieces, rest = _pieces(truth.labels, cells)
+    pieces, rest = _pieces(labels, cells)
     binary = _binary(cells, pieces)
     if binary is not None:
         repair = "give each cell a number of its own"

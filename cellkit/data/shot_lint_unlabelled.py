@@ -52,7 +52,7 @@ def unlabelled_cells(pixels: NDArray[Any], labels: NDArray[np.integer[Any]]) -> 
 
     Args:
         pixels: (C, H, W), any scale.
-        labels: (H, W), 0 is background.
+        labels: (H, W), 0 is background; what is negative is neither surroundings nor forgotten.
 
     Returns:
         pieces (cells that touch count as one), or 0 where they are too few or too many to be cells that were
@@ -66,7 +66,8 @@ def unlabelled_cells(pixels: NDArray[Any], labels: NDArray[np.integer[Any]]) -> 
     if not cells.any():
         return 0
     distance = distance_transform_edt(~cells) / diameter
-    ring, far = (distance > RING[0]) & (distance <= RING[1]), distance > FAR
+    known = _blocks(labels >= 0, step) == 1
+    ring, far = (distance > RING[0]) & (distance <= RING[1]) & known, (distance > FAR) & known
     features = _features(_blocks(pixels, step), diameter)
     if far.mean() < LEAST_FAR or min(cells.sum(), ring.sum()) < LEAST_PIXELS or features.shape[-1] == 0:
         return 0

@@ -33,7 +33,8 @@ class Truth:
     """The annotated objects of one image.
 
     Attributes:
-        labels: (H, W) int32, 0 is background; the smallest object is on top where they overlap.
+        labels: (H, W) int32, 0 is background; the smallest object is on top where they overlap. -1 where nothing is
+            known, if that was asked for.
         masks: one run-length mask per object, where the layout can hold overlapping ones: ``masks[i]`` is the whole
             of the object whose visible part has label ``i + 1``; else None. Crowds come last and have no label; only
             what is read for scoring has them.
@@ -73,14 +74,21 @@ class LabelRef(Protocol):
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A label image in a file of its own, or in a dataset of an HDF5 file."""
+    """A label image in a file of its own, or in a dataset of an HDF5 file.
+
+    Attributes:
+        name: the file.
+        dataset: the dataset of an HDF5 file.
+        unknown: -1 is allowed, for pixels of which nothing is known.
+    """
 
     name: str
     dataset: str | None = None
+    unknown: bool = False
 
     def read(self, shape: tuple[int, int] | None = None) -> Truth:
         """Read it; see :class:`LabelRef`."""
-        found = read_labels(self.name, dataset=self.dataset)
+        found = read_labels(self.name, dataset=self.dataset, unknown=self.unknown)
         check_shape(self.name, found.labels.shape, shape)
         pixel_size = _tagged_size(self.name) if found.pixel_size is None else found.pixel_size
         return Truth(labels=found.labels, scores=found.scores, pixel_size=pixel_size)

@@ -1,9 +1,9 @@
 """Label images as HDF5: a dataset ``labels`` at the root, or one per key as ``KEY/labels``.
 
-The dataset (H, W) is uint16 or uint32, in compressed chunks of 256 x 256 with checksums; its attributes are
-``axes`` = ``YX``, ``history`` and, when known, ``pixel_size`` in micrometres. A dataset ``scores`` (n,) float32 lies
-beside it when there are scores. The root has the attributes ``format`` = ``cellkit``, ``kind`` = ``labels``,
-``format_version`` = 1 and ``history``.
+The dataset (H, W) is uint16 or uint32 (int16 or int32 where there is -1, of which nothing is known), in compressed
+chunks of 256 x 256 with checksums; its attributes are ``axes`` = ``YX``, ``history`` and, when known, ``pixel_size``
+in micrometres. A dataset ``scores`` (n,) float32 lies beside it when there are scores. The root has the attributes
+``format`` = ``cellkit``, ``kind`` = ``labels``, ``format_version`` = 1 and ``history``.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def encode_hdf5(item: LabelImage | LabelRows) -> bytes:
 
 
 def _fill(group: Group, item: LabelImage | LabelRows) -> None:
-    dtype = stored_dtype(item.largest)
+    dtype = stored_dtype(item.largest, is_sparse=item.is_sparse)
     dataset = group.create_dataset(
         NAME, item.shape, dtype, chunks=chunks_of(item.shape), compression="gzip", shuffle=True, fletcher32=True
     )

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from cellkit.provenance import History, from_json, to_json
 
 HEADER_FORMAT = 1
-LARGEST_UINT16 = 65_535
+UNKNOWN = -1  # of such a pixel nothing is known (StarDist's convention)
+LARGEST_INT16, LARGEST_UINT16 = 32_767, 65_535
 LARGEST_LABEL = 2**31 - 1  # labels are int32 in memory
 
 
@@ -90,7 +91,7 @@ class LabelImage(LabelInfo):
     """A label image.
 
     Attributes:
-        labels: (H, W) int32; 0 is background.
+        labels: (H, W) int32; 0 is background, -1 where nothing is known.
     """
 
     labels: NDArray[np.int32]
@@ -98,7 +99,7 @@ class LabelImage(LabelInfo):
     @property
     def count(self) -> int:
         """How many cells there are."""
-        return int(np.count_nonzero(np.unique(self.labels)))
+        return int(np.count_nonzero(np.unique(self.labels) > 0))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -109,6 +110,11 @@ class LabelImage(LabelInfo):
     def largest(self) -> int:
         """The largest label, which decides between uint16 and uint32."""
         return int(self.labels.max(initial=0))
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether there are pixels of which nothing is known, which only signed types can hold."""
+        return int(self.labels.min(initial=0)) == UNKNOWN
 
     @property
     def rows(self) -> Iterable[NDArray[Any]]:
@@ -135,11 +141,23 @@ class LabelRows(LabelInfo):
         """The largest label, which decides between uint16 and uint32."""
         return self.count
 
+    @property
+    def is_sparse(self) -> bool:
+        """Never: whatever is too large for memory was segmented."""
+        return False
 
-def stored_dtype(largest: int) -> np.dtype[Any]:
-    """The type of label files: uint16, or uint32 above 65,535: never wrapped."""
+
+def stored_dtype(largest: int, *, is_sparse: bool = False) -> np.dtype[Any]:
+    """The type of label files: uint16, or uint32 above 65,535: never wrapped.
+
+    Args:
+        largest: label.
+        is_sparse: there is -1 too: int16, or int32 above 32,767.
+    """
     if not 0 <= largest <= LARGEST_LABEL:
         raise ValueError(f"no label can be {largest}")
+    if is_sparse:
+        return np.dtype(np.int16 if largest <= LARGEST_INT16 else np.int32)
     return np.dtype(np.uint16 if largest <= LARGEST_UINT16 else np.uint32)
 
 
@@ -162,9 +180,9 @@ def bands(
         ValueError: a label does not fit the type, or the bands do not make up the shape.
     """
     waiting: list[NDArray[Any]] = []
-    count = 0
+    count, least = 0, max(np.iinfo(dtype).min, UNKNOWN)
     for _, band in _placed(rows, shape):
-        if band.size and not 0 <= int(band.min()) <= int(band.max()) <= np.iinfo(dtype).max:
+        if band.size and not least <= int(band.min()) <= int(band.max()) <= np.iinfo(dtype).max:
             raise ValueError(f"labels from {band.min()} to {band.max()} do not fit {dtype}")
         waiting.append(band)
         count += len(band)

@@ -29,8 +29,10 @@ def encode_png(item: LabelImage | LabelRows) -> bytes:
     """A label image as the bytes of a PNG.
 
     Raises:
-        UsageError: a label is above 65,535.
+        UsageError: a label is above 65,535, or there is -1.
     """
+    if item.is_sparse:
+        raise UsageError(item.key, "pixels of which nothing is known (-1) do not fit a PNG", "write .tif or .h5")
     if item.largest > LARGEST_UINT16:
         raise UsageError(item.key, f"{item.largest} labels do not fit a PNG (at most 65535)", "write .tif or .h5")
     data = imagecodecs.png_encode(np.ascontiguousarray(whole(item), np.uint16))

@@ -1,9 +1,10 @@
 """Label images as TIFF: strips of rows, zlib-compressed, written and checked in bounded memory.
 
-One page (H, W) of uint16, or of uint32 where a label is above 65,535; 0 is background. Resolution tags, per
-centimetre, when the pixel size is known. ``ImageDescription`` is one line of JSON, ``{"cellkit": {"format": 1,
-"history": [...], "scores": [...], "pixel_size": ...}}``: the commands that made it, the score of each label in order,
-and micrometres per pixel; the last two may be absent.
+One page (H, W) of uint16, or of uint32 where a label is above 65,535; 0 is background. Sparse labels, with -1 where
+nothing is known, are int16, or int32 above 32,767. Resolution tags, per centimetre, when the pixel size is known.
+``ImageDescription`` is one line of JSON, ``{"cellkit": {"format": 1, "history": [...], "scores": [...], "pixel_size":
+...}}``: the commands that made it, the score of each label in order, and micrometres per pixel; the last two may be
+absent.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def write_tiff(target: Path | BinaryIO, item: LabelImage | LabelRows, compress: 
     Raises:
         OutputError: what was written does not read back.
     """
-    dtype = stored_dtype(item.largest)
+    dtype = stored_dtype(item.largest, is_sparse=item.is_sparse)
     height = min(item.shape[0], max(1, STRIP_BYTES // (item.shape[1] * dtype.itemsize)))
     digest = hashlib.blake2b()
     strips = iter(bands(item.rows, item.shape, dtype, height))

@@ -17,7 +17,7 @@ from cellkit.io.grouped_hdf5 import first_bytes
 from cellkit.io.histories import read_history
 from cellkit.io.keys import key_of, split_dataset, suffix_of
 from cellkit.io.label_hdf5 import encode_hdf5, read_hdf5
-from cellkit.io.label_image import LARGEST_LABEL, LabelHeader, LabelImage, LabelInfo, LabelRows
+from cellkit.io.label_image import LARGEST_LABEL, UNKNOWN, LabelHeader, LabelImage, LabelInfo, LabelRows
 from cellkit.io.label_png import encode_png, read_png
 from cellkit.io.label_tiff import read_tiff, write_tiff
 from cellkit.io.stored import decoding
@@ -38,21 +38,25 @@ __all__ = [
 LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".h5", ".hdf5")
 NPY_MAGIC = b"\x93NUMPY"
 COLOUR_CHANNELS = (3, 4)
+NUMBERING = "labels begin at 1, 0 is background"
 
 
-def read_labels(path: str, data: bytes | None = None, dataset: str | None = None) -> LabelImage:
+def read_labels(
+    path: str, data: bytes | None = None, dataset: str | None = None, *, unknown: bool = False
+) -> LabelImage:
     """Read one label image; what kind of file it is decides its beginning, not its name.
 
     Args:
         path: the file as the user named it, also ``FILE.h5::/dataset``.
         data: its bytes, when it came through a stream.
         dataset: dataset of an HDF5 file.
+        unknown: -1 is allowed, for pixels of which nothing is known.
 
     Raises:
         InputError: missing, empty, truncated, no image; negative, fractional or too large labels; colours, stacks;
             an HDF5 with several label images and none named.
     """
-    found = list(_read(path, data, dataset))
+    found = list(_read(path, data, dataset, unknown))
     if len(found) == 1:
         return found[0]
     keys = ", ".join(f"::/{image.key}/labels" for image in found[:8]) + (", ..." if len(found) > 8 else "")
@@ -65,21 +69,22 @@ def read_label_images(path: str, data: bytes | None = None) -> Iterator[LabelIma
     Raises:
         InputError: as :func:`read_labels`.
     """
-    return _read(path, data, None)
+    return _read(path, data, None, unknown=False)
 
 
-def _read(path: str, data: bytes | None, dataset: str | None) -> Iterator[LabelImage]:
+def _read(path: str, data: bytes | None, dataset: str | None, unknown: bool) -> Iterator[LabelImage]:
     file, named = split_dataset(path)
     content = Path(file) if data is None else data
     start = first_bytes(content, path)
     with decoding(path):
         if start.startswith(grouped_hdf5.MAGIC):
             for key, array, header in read_hdf5(content, path, dataset or named):
-                yield _label_image(path, array, header, key)
+                yield _label_image(path, _labels(_plane(array, path), path, unknown), header, key)
         elif dataset or named:
             raise InputError(path, "is no HDF5 file, so it has no datasets", "name the file alone")
         else:
-            yield _label_image(path, *_read_single(content, start, path))
+            array, found = _read_single(content, start, path)
+            yield _label_image(path, _labels(_plane(array, path), path, unknown), found)
 
 
 def _read_single(content: Path | bytes, start: bytes, name: str) -> tuple[NDArray[Any], LabelHeader | None]:
@@ -94,13 +99,13 @@ def _read_single(content: Path | bytes, start: bytes, name: str) -> tuple[NDArra
 
 
 def _label_image(
-    name: str, array: NDArray[Any], header: LabelHeader | None = None, key: str | None = None
+    name: str, labels: NDArray[np.int32], header: LabelHeader | None = None, key: str | None = None
 ) -> LabelImage:
     header = header or LabelHeader()
     return LabelImage(
         key=key or key_of(name.removesuffix(".npy")),
         source=name,
-        labels=_labels(_plane(array, name), name),
+        labels=labels,
         scores=header.scores,
         pixel_size=header.pixel_size,
         history=header.history,
@@ -124,19 +129,28 @@ def _plane(array: NDArray[Any], name: str) -> NDArray[Any]:
     return array
 
 
-def _labels(array: NDArray[Any], name: str) -> NDArray[np.int32]:
-    """Whole numbers from 0 that fit int32, from whatever type."""
+def _labels(array: NDArray[Any], name: str, unknown: bool) -> NDArray[np.int32]:
+    """Whole numbers from 0 (-1 where there may be unknown pixels) that fit int32, from whatever type."""
     if array.dtype.kind not in "buif":
         raise InputError(name, f"holds no whole numbers ({array.dtype})", "save the labels as uint16 or uint32")
     if array.dtype.kind == "b":
         return array.astype(np.int32)
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.rint(array)).all()):
         raise InputError(name, "holds fractions or NaN, not labels", "save the labels as uint16 or uint32")
-    if array.min() < 0:
-        raise InputError(name, f"holds negative numbers ({array.min():g})", "labels begin at 1, 0 is background")
+    if array.min() < (UNKNOWN if unknown else 0):
+        raise InputError(
+            name, f"holds negative numbers ({array.min():g})", _meaning(bool(array.min() == UNKNOWN), unknown)
+        )
     if array.max() > LARGEST_LABEL:
         raise InputError(name, f"holds labels above {LARGEST_LABEL} ({array.max():.0f})", "number the cells from 1")
     return array.view(np.int32) if array.dtype == np.uint32 else array.astype(np.int32, copy=False)
+
+
+def _meaning(only_unknown: bool, unknown: bool) -> str:
+    """What numbers mean, for who has negative ones."""
+    if only_unknown:
+        return f"{NUMBERING}; pixels of which nothing is known are for pretrain and finetune --method supported"
+    return f"{NUMBERING}, -1 where nothing is known" if unknown else NUMBERING
 
 
 def write_labels(
@@ -144,6 +158,7 @@ def write_labels(
 ) -> None:
     """Write a label image as uint16, or uint32 above 65,535, and read it back before it gets its name.
 
+    Labels that hold -1, where nothing is known, become int16, or int32 above 32,767.
     Bands of rows go into a TIFF file in bounded memory; other kinds and streams hold the encoded image in memory.
 
     Args:
@@ -154,7 +169,7 @@ def write_labels(
 
     Raises:
         OutputError: it cannot be written, or does not read back as it was written.
-        UsageError: unknown suffix, or a label above 65,535 in a PNG.
+        UsageError: unknown suffix, or a label above 65,535 or -1 in a PNG.
     """
     kind = suffix_of(target.name) if isinstance(target, Path) else suffix
     if kind not in LABEL_SUFFIXES and not kind.startswith(".ome.tif"):
@@ -178,7 +193,7 @@ def fill_label_file(part: Path, item: LabelImage | LabelRows, suffix: str, compr
 
     Raises:
         OutputError: it does not read back as it was written.
-        UsageError: a label above 65,535 in a PNG.
+        UsageError: a label above 65,535 or -1 in a PNG.
     """
     if suffix not in (".png", ".h5", ".hdf5"):
         write_tiff(part, item, compress)

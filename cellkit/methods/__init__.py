@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cellkit.config import FinetuneMethodName, PretrainMethodName
+from cellkit.config import PretrainMethodName, ShotMethodName
 from cellkit.methods.classic import Classic
 from cellkit.methods.contrastive import Contrastive
 from cellkit.methods.l2sp import L2SP
 from cellkit.methods.oce import ObjectCentric
 from cellkit.methods.supervised import Supervised
+from cellkit.methods.supported import Supported
 from cellkit.methods.tuning import Tuning, TuningMethod
 
-__all__ = ["FINETUNE", "PRETRAIN", "ObjectCentric", "Supervised", "Tuning", "TuningMethod"]
+__all__ = ["FINETUNE", "PRETRAIN", "ObjectCentric", "Supervised", "Supported", "Tuning", "TuningMethod"]
 
 PRETRAIN: dict[PretrainMethodName, type[Supervised] | type[ObjectCentric]] = {
     "supervised": Supervised,
@@ -23,9 +24,9 @@ PRETRAIN: dict[PretrainMethodName, type[Supervised] | type[ObjectCentric]] = {
 }
 """Learning from labelled images, and from images alone."""
 
-FINETUNE: dict[FinetuneMethodName, Callable[[Tuning], TuningMethod]] = {
+FINETUNE: dict[ShotMethodName, Callable[[Tuning], TuningMethod]] = {
     "classic": Classic,
     "contrastive": Contrastive,
     "l2sp": L2SP,
 }
-"""Learning from a few shots, beginning with the weights of a base."""
+"""Learning from a few shots, beginning with the weights of a base; ``supported`` has images of its own kind."""

@@ -62,3 +62,28 @@ class L2SPSettings(Spec):
             raise UsageError("strength", f"{self.strength:g} is negative", "give 0 or more")
         if not 0 <= self.balance <= 1:
             raise UsageError("balance", f"{self.balance:g} is out of range", "give a number from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupportedSettings(Spec):
+    """Settings of supervision that is supported by pseudo labels (Cellulus, section 4.2).
+
+    Attributes:
+        alpha: weight of the loss on pseudo labels; that on sparse labels has 1 - alpha. At 0 and 1 the other half of
+            the batch falls away.
+        background: pixels around labelled cells in which what is no cell is background; beyond nothing is known.
+    """
+
+    alpha: float = 0.5
+    background: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            UsageError: alpha out of [0, 1], or a negative reach of the background.
+        """
+        if not 0 <= self.alpha <= 1:
+            raise UsageError("--alpha", f"{self.alpha:g} is out of range", "give a number from 0 to 1")
+        if not self.background >= 0:
+            raise UsageError("background", f"{self.background:g} is negative", "give pixels, e.g. 30")

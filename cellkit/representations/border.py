@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cellkit.ops.instances import Instances
 from cellkit.ops.watershed import grow, seeds_of
+from cellkit.representations.known import known_cross_entropy
 from cellkit.representations.mask_cells import (
     CELL_THRESHOLDS,
     CellSettings,
@@ -80,10 +81,10 @@ def border_classes(labels: Tensor) -> Tensor:
     two outermost pixels. Where a cell is cut by the edge of the image it has no border.
 
     Args:
-        labels: (B, H, W) integers.
+        labels: (B, H, W) integers, 0 is background, below it nothing is known.
 
     Returns:
-        (B, H, W) int64.
+        (B, H, W) int64, -1 where nothing is known.
     """
     outline = torch.zeros_like(labels, dtype=torch.bool)
     for axis in (1, 2):
@@ -91,22 +92,22 @@ def border_classes(labels: Tensor) -> Tensor:
         differs = labels.narrow(axis, 0, length) != labels.narrow(axis, 1, length)
         outline.narrow(axis, 0, length).logical_or_(differs)
         outline.narrow(axis, 1, length).logical_or_(differs)
-    cell = labels != 0
+    cell = labels > 0
     reach = WIDTH - 1  # from the outermost pixels, which are of the border themselves
     steps = torch.arange(-reach, reach + 1, device=labels.device)
     disc = (steps[:, None] ** 2 + steps**2 <= reach**2).float()
     near = F.conv2d((outline & cell).float()[:, None], disc[None, None], padding=reach)[:, 0] > 0.5
-    return cell.long() + (cell & near)
+    return cell.long() + (cell & near) - (labels < 0).long()
 
 
 def loss(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy of the three classes (U-Net, Ronneberger 2015, eq. 1 with w = 1), mean over pixels.
+    """Cross-entropy of the three classes (U-Net, Ronneberger 2015, eq. 1 with w = 1), mean over known pixels.
 
     Args:
         outputs: (B, 3, H, W); logits of background, inner part, border.
         targets: (B, 3, H, W); digits of the labels.
     """
-    return {"class": F.cross_entropy(outputs, border_classes(labels_from(targets)))}
+    return {"class": known_cross_entropy(outputs, border_classes(labels_from(targets)))}
 
 
 def decode(maps: NDArray[np.floating[Any]], settings: BorderSettings) -> Instances:

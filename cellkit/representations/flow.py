@@ -32,6 +32,7 @@ from cellkit.ops.labelling import (
 )
 from cellkit.ops.runs import Indices, Integers, Neighbours, Runs, paint, runs_of
 from cellkit.ops.sinks import cells_from_ends
+from cellkit.representations.known import known_mean
 from cellkit.representations.representation import DecodeSettings, Representation
 
 CHANNELS = 3  # flow y, flow x, cell logit
@@ -92,23 +93,25 @@ def targets(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
     """What the network should put out for a label image.
 
     Args:
-        labels: (H, W), 0 is background.
+        labels: (H, W), 0 is background, below it nothing is known.
 
     Returns:
-        (3, H, W) float32: unit flow y, unit flow x (not scaled), cell mask in {0, 1}.
+        (3, H, W) float32: unit flow y, unit flow x (not scaled), cell mask in {0, 1}, -1 where nothing is known.
     """
-    return np.concatenate([flows_from_labels(labels), (labels != 0)[None].astype(np.float32)])
+    return np.concatenate([flows_from_labels(np.maximum(labels, 0)), np.sign(labels)[None].astype(np.float32)])
 
 
 def loss(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Squared error of the flow and cross-entropy of the cell map (Scellseg, eq. 1).
+    """Squared error of the flow and cross-entropy of the cell map (Scellseg, eq. 1), means over the known pixels.
 
     Args:
         outputs: (B, 3, H, W); 5 x flow y, 5 x flow x, cell logit.
-        targets: (B, 3, H, W); unit flow y, unit flow x, cell mask in {0, 1}.
+        targets: (B, 3, H, W); unit flow y, unit flow x, cell mask in {0, 1}, -1 where nothing is known.
     """
-    flow = 0.5 * F.mse_loss(outputs[:, :2], FLOW_SCALE * targets[:, :2])
-    return {"flow": flow, "cell": F.binary_cross_entropy_with_logits(outputs[:, 2], targets[:, 2])}
+    known = targets[:, 2] >= 0
+    flow = F.mse_loss(outputs[:, :2], FLOW_SCALE * targets[:, :2], reduction="none")
+    cell = F.binary_cross_entropy_with_logits(outputs[:, 2], targets[:, 2], reduction="none")
+    return {"flow": 0.5 * known_mean(flow, known[:, None]), "cell": known_mean(cell, known)}
 
 
 def decode(maps: NDArray[np.floating[Any]], settings: FlowSettings) -> Instances:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit
 from torch import Tensor
 
 from cellkit.ops.instances import Instances
+from cellkit.representations.known import known_cross_entropy
 from cellkit.representations.mask_cells import CELL_THRESHOLDS, CellSettings, finite, selected
 from cellkit.representations.representation import Representation
 
@@ -39,19 +39,19 @@ class MaskSettings(CellSettings):
 
 
 def targets(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-    """What the network should say of a label image (H, W): (1, H, W), 0 is background, 1 is cell."""
-    mask: NDArray[np.float32] = (labels != 0)[None].astype(np.float32)
+    """What the network should say of a label image (H, W): (1, H, W), 0 is background, 1 is cell, -1 is not known."""
+    mask: NDArray[np.float32] = np.sign(labels)[None].astype(np.float32)
     return mask
 
 
 def loss(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy of the two classes (U-Net, Ronneberger 2015, eq. 1 with w = 1), mean over pixels.
+    """Cross-entropy of the two classes (U-Net, Ronneberger 2015, eq. 1 with w = 1), mean over the known pixels.
 
     Args:
         outputs: (B, 2, H, W); logits of background and cell.
-        targets: (B, 1, H, W); class in {0, 1}.
+        targets: (B, 1, H, W); class in {0, 1}, -1 where nothing is known.
     """
-    return {"cell": F.cross_entropy(outputs, targets[:, 0].long())}
+    return {"cell": known_cross_entropy(outputs, targets[:, 0].long())}
 
 
 def decode(maps: NDArray[np.floating[Any]], settings: MaskSettings) -> Instances:

@@ -113,13 +113,15 @@ def digits_of(labels: Integers) -> NDArray[np.float32]:
     the warped crop; half precision alone would tell only 2,048 cells apart.
 
     Args:
-        labels: (H, W), 0 is background.
+        labels: (H, W), 0 is background, below it nothing is known.
 
     Returns:
-        (3, H, W), the lowest digit first.
+        (3, H, W), the lowest digit first; -1, 0, 0 where nothing is known, so that the label is -1 again.
     """
-    numbers = relabel_in_raster_order(labels)[0]
-    return np.stack([numbers // BASE**place % BASE for place in range(DIGITS)]).astype(np.float32)
+    numbers = relabel_in_raster_order(np.maximum(labels, 0))[0]
+    digits = np.stack([numbers // BASE**place % BASE for place in range(DIGITS)]).astype(np.float32)
+    digits[0][labels < 0] = -1
+    return digits
 
 
 def labels_from(digits: Tensor) -> Tensor:

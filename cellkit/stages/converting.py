@@ -12,11 +12,13 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cellkit.config import JsonValue
 from cellkit.data.coco import CocoLabels
 from cellkit.data.layouts import find_images, find_truth
 from cellkit.data.outlines import OutlineFile
+from cellkit.data.sparse_labels import check_fraction, draw_kept, kept_only
 from cellkit.data.truth import LabelFile, LabelRef, Truth
-from cellkit.errors import CellkitError
+from cellkit.errors import CellkitError, NoInputError, UsageError
 from cellkit.io.export_cellpose import encode_seg_npy
 from cellkit.io.export_coco import CocoImage
 from cellkit.io.export_geojson import Polygons, encode_geojson, sized_header
@@ -29,6 +31,7 @@ from cellkit.io.labels import write_labels
 from cellkit.io.sources import find_sources
 from cellkit.ops.contours import Piece, inner_boundary, outlines
 from cellkit.ops.run_lengths import RunLength, decode, encode_labels, pixels_of
+from cellkit.overlap import ordered_map
 from cellkit.provenance import History, Record, digest_of, to_json
 from cellkit.stages.outcomes import Failure
 
@@ -37,6 +40,9 @@ Format: TypeAlias = Literal[
 ]
 FORMATS: tuple[Format, ...] = get_args(Format)
 FLAT: tuple[Format, ...] = ("tif", "png", "h5", "ctc", "cellpose", "seg")  # a pixel belongs to one object at most
+LABEL_IMAGES: tuple[Format, ...] = ("tif", "png", "h5")
+SPARSE: tuple[Format, ...] = ("tif", "h5")  # hold -1, of which nothing is known
+WORKERS = 2  # threads that read ahead of the count of cells
 
 Parts: TypeAlias = Iterator[tuple[str, bytes]]  # name in the output folder, content
 
@@ -75,6 +81,28 @@ class Found:
     history: History = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Which cells of a collection are kept; nothing is known of the others.
+
+    Attributes:
+        fraction: of all cells.
+        seed: of the draw.
+        ids: labels of the kept cells of each image, by key.
+        total: cells of the whole collection.
+    """
+
+    fraction: float
+    seed: int
+    ids: Mapping[str, NDArray[np.int64]]
+    total: int
+
+    @property
+    def count(self) -> int:
+        """Cells that are kept."""
+        return sum(len(ids) for ids in self.ids.values())
+
+
 def find_cells(root: str, image: str | None = None, size: tuple[int, int] | None = None) -> list[Found]:
     """All annotated images of a file or folder.
 
@@ -108,20 +136,70 @@ def _readable(ref: LabelRef, image: str | None, size: tuple[int, int] | None) ->
     return replace(ref, purpose="training") if isinstance(ref, CocoLabels) else ref
 
 
-def read_cells(found: Iterable[Found | Failure], to: Format) -> Iterator[Cells | Failure]:
-    """Read one image after another; one that cannot be read costs itself."""
+def check_sparse(fraction: float, to: Format) -> None:
+    """Refuse what cannot be meant before any work.
+
+    Raises:
+        UsageError: no fraction, or a format that cannot say that nothing is known of a pixel.
+    """
+    check_fraction(fraction)
+    if to not in SPARSE:
+        problem = f"'{to}' has no value for pixels of which nothing is known"
+        raise UsageError("--keep-fraction", problem, "give --to tif or --to h5")
+
+
+def count_cells(found: Iterable[Found]) -> Iterator[tuple[str, NDArray[np.int32] | None]]:
+    """Key and labels of the cells of one image after another, or None: said when the image is converted."""
+    return ordered_map(lambda one: (one.key, _ids(one)), found, WORKERS)
+
+
+def _ids(found: Found) -> NDArray[np.int32] | None:
+    try:
+        labels = np.unique(_read(found, SPARSE[0])[0].labels)
+    except CellkitError:
+        return None
+    return labels[labels > 0]
+
+
+def draw_cells(cells: Mapping[str, NDArray[np.int32] | None], fraction: float, seed: int) -> Kept:
+    """Draw the cells of a collection that are kept.
+
+    Args:
+        cells: labels by key, of all images: see :func:`count_cells`.
+        fraction: of all cells together.
+        seed: of the draw.
+
+    Raises:
+        UsageError: no fraction.
+        NoInputError: all can be read, and there is no cell.
+    """
+    readable = {key: ids for key, ids in cells.items() if ids is not None}
+    total = sum(len(ids) for ids in readable.values())
+    if not total and len(readable) == len(cells):
+        raise NoInputError("--keep-fraction", "there is no labelled cell to keep", "give labels that hold cells")
+    return Kept(fraction=fraction, seed=seed, ids=draw_kept(readable, fraction, seed), total=total)
+
+
+def read_cells(found: Iterable[Found | Failure], to: Format, kept: Kept | None = None) -> Iterator[Cells | Failure]:
+    """Read one image after another; one that cannot be read costs itself.
+
+    Args:
+        found: the images.
+        to: format that will be written.
+        kept: the cells that are kept; None: all.
+    """
     for one in found:
         if isinstance(one, Failure):
             yield one
             continue
         try:
-            yield _cells(one, to)
+            yield _cells(one, to) if kept is None else _sparse(_cells(one, to), one.key, kept)
         except CellkitError as error:
             yield Failure(key=one.key, source=one.ref.name, error=error)
 
 
 def _cells(found: Found, to: Format) -> Cells:
-    truth, former = _read(found)
+    truth, former = _read(found, to)
     if truth.overlapping and to in FLAT:
         message = "%s: %d pixels belong to several objects; '%s' keeps the smallest of them there"
         logger.warning(message, found.ref.name, truth.overlapping, to)
@@ -140,13 +218,29 @@ def _cells(found: Found, to: Format) -> Cells:
     )
 
 
-def _read(found: Found) -> tuple[Truth, History]:
+def _sparse(cells: Cells, key: str, kept: Kept) -> Cells:
+    """Some of the cells of an image; of the pixels of the others nothing is known."""
+    ids = kept.ids.get(key, np.zeros(0, np.int64))
+    record = cells.history[-1]
+    arguments: dict[str, JsonValue] = {
+        **record.arguments,
+        "keep_fraction": kept.fraction,
+        "seed": kept.seed,
+        "kept": f"{len(ids)} of {cells.count}",
+        "drawn": digest_of(ids.astype("<i8").tobytes()),  # the same of this image may be another draw of all
+    }
+    history = (*cells.history[:-1], replace(record, arguments=arguments))
+    return replace(cells, labels=kept_only(cells.labels, ids), masks=None, overlapping=0, history=history)
+
+
+def _read(found: Found, to: Format) -> tuple[Truth, History]:
     """The annotation, and the commands that made it where it is ours."""
     if isinstance(found.ref, OutlineFile):
         return found.ref.read_with_history()
-    if isinstance(found.ref, LabelFile) and found.ref.dataset is None:
-        return found.ref.read(), stored_history(Path(found.ref.name)) or ()
-    return found.ref.read(), found.history
+    if not isinstance(found.ref, LabelFile):
+        return found.ref.read(), found.history
+    truth = replace(found.ref, unknown=to in LABEL_IMAGES).read()  # a PNG refuses -1 when it is written
+    return truth, found.history if found.ref.dataset is not None else stored_history(Path(found.ref.name)) or ()
 
 
 def _whole_masks(truth: Truth) -> tuple[RunLength, ...] | None:

@@ -155,12 +155,12 @@ def pretrain(
             ),
         )
 
-    return train(recipe, record, task, device, output, overwrite=overwrite, quiet=quiet)
+    return train(recipe, (record,), task, device, output, overwrite=overwrite, quiet=quiet)
 
 
 def train(
     recipe: Recipe,
-    record: Record,
+    history: History,
     task: Callable[[nn.Module], Task],
     device: Device,
     output: Path,
@@ -172,7 +172,7 @@ def train(
 
     Args:
         recipe: what every way of pre-training has.
-        record: what the history says of this run.
+        history: that of the model that training goes on from, if there is one, and of this run.
         task: the network on its device -> how it learns.
         device: where to train.
         output: the checkpoint to write; state, best weights and metrics lie beside it.
@@ -183,7 +183,6 @@ def train(
         See :func:`pretrain`; errors, too.
     """
     files = TrainingFiles(output=output)
-    history: History = (record,)
     if not overwrite and files.is_done(history):
         return None
     resume = None if overwrite else files.state(history)

@@ -185,7 +185,7 @@ def pretrain_unlabelled(
         )
 
     record = recipe.record([_named(source) for source in sources])
-    return train(recipe, record, task, device, output, overwrite=overwrite, quiet=quiet)
+    return train(recipe, (record,), task, device, output, overwrite=overwrite, quiet=quiet)
 
 
 def _named(source: Source) -> str:

@@ -169,7 +169,7 @@ class Tuner:
             raise NoInputError(names, "no shot holds a labelled cell", "outline some cells first")
         typical = self.recipe.typical or float(np.median(found))
         working = self.base.preprocessing.diameter or REFERENCE_DIAMETER
-        return replace(self.base.preprocessing, diameter=working, typical=typical)
+        return replace(self.base.preprocessing, diameter=working, typical=typical, estimated=False)
 
     def untuned(self) -> Checkpoint:
         """The base at the diameter of the shots."""

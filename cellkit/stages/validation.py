@@ -13,7 +13,7 @@ from cellkit.config import Preprocessing, Spec
 from cellkit.data.diameter import diameter_of
 from cellkit.data.examples import load_pair
 from cellkit.data.layouts import Pair
-from cellkit.data.scale import scale_of
+from cellkit.data.scale import own_diameter, scale_of
 from cellkit.engine.device import Device
 from cellkit.engine.inference import Tiling, infer
 from cellkit.metrics import ImageReport, score, summarise
@@ -82,14 +82,16 @@ def hold(pairs: Sequence[Pair], preprocessing: Preprocessing) -> list[Held]:
     """Read labelled images as a model sees them.
 
     A model of one working diameter gets each image at the scale that brings its cells to that diameter: by the
-    diameter that the model was tuned for where there is one, else by that of the image's own cells, as a user would
-    give it. A model of any size gets the image as it is.
+    diameter estimated from the image where the model asks for that, or the one that it was tuned for where there is
+    one, else by that of the image's own cells, as a user would give it. A model of any size gets the image as it is.
     """
     return [_hold(pair, preprocessing) for pair in pairs]
 
 
 def _hold(pair: Pair, preprocessing: Preprocessing) -> Held:
     pixels, labels = load_pair(pair, preprocessing)
-    diameter = preprocessing.typical or (diameter_of(labels) if preprocessing.diameter else None)
+    diameter = own_diameter(pixels, preprocessing) or preprocessing.typical
+    if diameter is None and preprocessing.diameter:
+        diameter = diameter_of(labels)
     shape = scaled_shape((labels.shape[0], labels.shape[1]), scale_of(preprocessing, diameter))
     return Held(key=pair.key, pixels=resize(pixels, shape), labels=labels)

@@ -25,3 +25,12 @@ def test_huge_ids_give_the_same(crowded_field):
 def test_centres_are_centres_of_mass(two_touching_cells):
     expected = [np.argwhere(two_touching_cells == label).mean(0) for label in (1, 2)]
     np.testing.assert_allclose(centres_of(two_touching_cells), expected, rtol=1e-6)
+
+
+def test_pixels_of_which_nothing_is_known_are_no_cell(two_touching_cells):
+    sparse = np.where(two_touching_cells == 1, -1, two_touching_cells)
+    only = np.where(two_touching_cells == 2, 2, 0)
+    assert diameter_of(sparse) == diameter_of(only)
+    np.testing.assert_array_equal(centres_of(sparse), centres_of(only))
+    assert diameter_of(np.full((4, 5), -1)) is None
+    assert centres_of(np.full((4, 5), -1)).shape == (0, 2)

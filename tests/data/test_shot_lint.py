@@ -17,6 +17,7 @@ from cellkit.data.layouts import find_pairs
 from cellkit.data.shot_lint import Finding, lint
 from cellkit.data.shot_lint_unlabelled import unlabelled_cells
 from cellkit.data.truth import LabelFile, MaskFiles
+from cellkit.io.labels import LabelImage, write_labels
 
 SIDE = 160
 
@@ -245,6 +246,21 @@ def test_large_patches_like_cells_are_no_cells():
         cells |= disc(labels.shape, (top, left), 5)
     assert unlabelled_cells(micrograph(patches)[None], labels) == 0
     assert unlabelled_cells(micrograph(cells)[None], labels) == 45
+
+
+def test_what_is_not_known_is_not_forgotten(tmp_path):
+    full = grid_of_cells(5, 8)
+    half = full.copy()
+    half[:, SIDE // 2 :] = 0
+    sparse = np.where(half != full, -1, half)
+    sparse[:, 120:] = -1
+    image = micrograph(full)
+    assert unlabelled_cells(image[None], half) > 0
+    assert unlabelled_cells(image[None], np.where(np.arange(SIDE) >= SIDE // 2, -1, half)) == 0
+    imageio.imwrite(tmp_path / "a.png", image)
+    write_labels(tmp_path / "a_masks.tif", LabelImage(key="a", labels=sparse))
+    labels = LabelFile(str(tmp_path / "a_masks.tif"), unknown=True)
+    assert said([Pair(key="a", image=str(tmp_path / "a.png"), labels=labels)]) == []
 
 
 def halved(labels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import imageio.v3 as iio
 import numpy as np
@@ -134,6 +135,19 @@ def test_fields_are_kept_as_bytes_where_nothing_is_lost():
     assert compact.ravel().tolist() == [76, -102, 1]
     assert compact_fields(unit, ()).dtype == np.float16
     assert compact_fields(np.float32([[[300.0]]]), ()).dtype == np.float16
+
+
+def test_scale_of_an_image_from_itself_where_the_model_asks_for_that(tmp_path):
+    y, x = np.indices((160, 160)) % 50 - 25
+    image = (np.hypot(y, x) < 12).astype(np.uint8) * 200 + np.random.default_rng(0).integers(0, 9, y.shape, np.uint8)
+    labels = np.zeros((160, 160), np.uint16)
+    labels[20:24, 20:24] = 1  # all that is labelled is much smaller
+    iio.imwrite(tmp_path / "x_img.png", image)
+    iio.imwrite(tmp_path / "x_masks.png", labels)
+    (pair,) = find_pairs(str(tmp_path)).pairs
+    own = replace(GREY, diameter=30.0, estimated=True)
+    assert load_example(pair, own, TARGETS).scene.diameter == pytest.approx(24, rel=0.15)
+    assert load_example(pair, replace(own, estimated=False), TARGETS).scene.diameter == pytest.approx(4.5, rel=0.01)
 
 
 def test_outliers_stay_finite(tmp_path):

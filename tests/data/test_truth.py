@@ -221,7 +221,12 @@ def stored(path, labels):
 @pytest.mark.parametrize(
     ("labels", "text"),
     [
-        (np.int16([[0, -1]]), "holds negative numbers (-1) (labels begin at 1, 0 is background)"),
+        (
+            np.int16([[0, -1]]),
+            "holds negative numbers (-1) (labels begin at 1, 0 is background; "
+            "pixels of which nothing is known are for pretrain and finetune --method supported)",
+        ),
+        (np.int16([[-1, -2]]), "holds negative numbers (-2) (labels begin at 1, 0 is background)"),
         (np.float32([[0, 0.5]]), "holds fractions or NaN, not labels (save the labels as uint16 or uint32)"),
         (np.float32([[0, np.nan]]), "holds fractions or NaN, not labels (save the labels as uint16 or uint32)"),
         (np.uint32([[0, 2**31]]), "holds labels above 2147483647 (2147483648) (number the cells from 1)"),
@@ -234,3 +239,16 @@ def test_labels_that_are_none(tmp_path, suffix, labels, text):
     with pytest.raises(InputError) as caught:
         LabelFile(path).read()
     assert str(caught.value) == f"{path}: {text}"
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".npy", ".h5"])
+def test_pixels_of_which_nothing_is_known(tmp_path, suffix):
+    path = stored(tmp_path / f"a{suffix}", np.int16([[0, -1], [5, 7]]))
+    truth = LabelFile(path, unknown=True).read((2, 2))
+    assert truth.labels.tolist() == [[0, -1], [5, 7]]
+    assert truth.labels.dtype == np.int32
+    below = stored(tmp_path / f"b{suffix}", np.float32([[0, -1], [-3, 7]]))
+    with pytest.raises(InputError) as caught:
+        LabelFile(below, unknown=True).read()
+    problem = "holds negative numbers (-3) (labels begin at 1, 0 is background, -1 where nothing is known)"
+    assert str(caught.value) == f"{below}: {problem}"

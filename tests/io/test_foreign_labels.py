@@ -75,7 +75,7 @@ NO_COLOURS = "is a colour image, not labels (save the labels as one grey channel
 BAD = {
     "empty": (b"", "is empty (make it again, or copy it again)"),
     "text": (b"just text", "is no label image (give TIFF, PNG, HDF5 or .npy)"),
-    "negative": (npy(np.full((3, 3), -1)), "holds negative numbers (-1) (labels begin at 1, 0 is background)"),
+    "negative": (npy(np.full((3, 3), -2)), "holds negative numbers (-2) (labels begin at 1, 0 is background)"),
     "fractions": (
         npy(np.full((3, 3), 0.5)),
         "holds fractions or NaN, not labels (save the labels as uint16 or uint32)",

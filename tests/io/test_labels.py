@@ -266,3 +266,57 @@ def test_history_of_what_is_not_ours(tmp_path, two_touching_cells):
 def test_labels_are_read_without_torch():
     code = "import sys, cellkit.io.sinks, cellkit.io.labels, cellkit.io.streams; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def sparse_field(crowded_field):
+    """Labels (128, 128) in which nothing is known of the left half of the cells and of a stripe."""
+    labels = crowded_field.copy()
+    labels[:, :60][crowded_field[:, :60] > 0] = -1
+    labels[100:104] = -1
+    return labels
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".ome.tif", ".h5"])
+@pytest.mark.parametrize(("factor", "dtype"), [(1, np.int16), (400, np.int32), (10_000_000, np.int32)])
+def test_sparse_labels_come_back(tmp_path, sparse_field, suffix, factor, dtype):
+    labels = np.where(sparse_field > 0, factor * sparse_field, sparse_field).astype(np.int32)
+    path = tmp_path / f"a{suffix}"
+    write_labels(path, image(labels, scores=None))
+    found = read_labels(str(path), unknown=True)
+    np.testing.assert_array_equal(found.labels, labels)
+    assert (found.count, found.is_sparse) == (np.unique(labels[labels > 0]).size, True)
+    stream = io.BytesIO()
+    write_labels(stream, image(labels, scores=None), compress=False, suffix=suffix)
+    np.testing.assert_array_equal(read_labels(f"a{suffix}", stream.getvalue(), unknown=True).labels, labels)
+    if suffix == ".h5":
+        with h5py.File(path) as file:
+            assert file["labels"].dtype == dtype
+    else:
+        assert tifffile.imread(path).dtype == dtype
+
+
+def test_sparse_labels_are_refused_where_they_were_not_asked_for(tmp_path, sparse_field):
+    path = tmp_path / "a.tif"
+    write_labels(path, image(sparse_field, scores=None))
+    with pytest.raises(InputError) as caught:
+        read_labels(str(path))
+    assert str(caught.value) == (
+        f"{path}: holds negative numbers (-1) (labels begin at 1, 0 is background; "
+        "pixels of which nothing is known are for pretrain and finetune --method supported)"
+    )
+
+
+def test_a_png_takes_no_sparse_labels(tmp_path, sparse_field):
+    with pytest.raises(UsageError) as caught:
+        write_labels(tmp_path / "a.png", image(sparse_field, scores=None))
+    assert str(caught.value) == "a: pixels of which nothing is known (-1) do not fit a PNG (write .tif or .h5)"
+    assert not any(tmp_path.iterdir())
+
+
+def test_only_sparse_labels_have_signed_types(tmp_path, crowded_field):
+    labels = np.where(crowded_field == crowded_field.max(), 40_000, crowded_field).astype(np.int32)
+    write_labels(tmp_path / "a.tif", image(labels, scores=None))
+    assert tifffile.imread(tmp_path / "a.tif").dtype == np.uint16
+    with pytest.raises(ValueError, match="labels from -2 to 40000 do not fit uint16"):
+        write_labels(tmp_path / "b.tif", image(np.where(labels == 40_000, labels, -2), scores=None))

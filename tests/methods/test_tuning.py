@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cellkit.config import FinetuneMethodName
+from cellkit.config import FinetuneMethodName, ShotMethodName
 from cellkit.errors import ModelError, UsageError
 from cellkit.methods import FINETUNE
 from cellkit.methods.settings import ContrastSettings, L2SPSettings
@@ -21,7 +21,8 @@ DECODER = ("up.", "rise.", "gates.")
 
 
 def test_table_and_names_agree():
-    assert set(FINETUNE) == set(get_args(FinetuneMethodName))
+    assert set(FINETUNE) == set(get_args(ShotMethodName))
+    assert {*FINETUNE, "supported"} == set(get_args(FinetuneMethodName))
 
 
 @pytest.mark.parametrize(("part", "frozen"), [("all", ()), ("decoder", ENCODER), ("head", ENCODER + DECODER)])

@@ -207,3 +207,22 @@ def test_largest_cell_of_a_plane_is_the_largest_in_its_windows():
     settings = FlowSettings(max_fraction=0.1, min_area=3)
     assert settings.for_window((50, 40), (100, 100)) == FlowSettings(max_fraction=0.5, min_area=3)
     assert settings.for_window((10, 10), (100, 100)).max_fraction == 1
+
+
+def test_targets_of_sparse_labels(two_touching_cells):
+    sparse = np.where(two_touching_cells == 2, -1, two_touching_cells)
+    maps = targets(sparse)
+    assert np.array_equal(maps[2], np.sign(sparse))
+    assert np.array_equal(maps[:2], flows_from_labels(np.where(two_touching_cells == 1, 1, 0)))
+
+
+def test_loss_of_sparse_targets_by_hand():
+    outputs = torch.zeros(1, 3, 1, 3)
+    outputs[0, 0, 0, 0] = 1.0
+    outputs[0, :, 0, 2] = 7.0
+    wanted = torch.zeros(1, 3, 1, 3)
+    wanted[0, :, 0, 0] = torch.tensor([1.0, 0.0, 1.0])
+    wanted[0, 2, 0, 2] = -1.0
+    terms = loss(outputs, wanted)
+    assert terms["flow"].item() == pytest.approx(0.5 * (5 - 1) ** 2 / 4)
+    assert terms["cell"].item() == pytest.approx(np.log(2))
