@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import Bench, Goal, Measurement, Unavailable, alternate, timed
-from cellkit.ops.polygons import suppressed
-from cellkit.ops.polygons_rays import RAYS
+from cellkit.ops.polygons import RAYS, suppressed
 
 NAME = "polygon-nms"
 GOAL = Goal("faster", 0.1)  # StarDist's is C++; below a second for 10,000 is what matters, and the note says it

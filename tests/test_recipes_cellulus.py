@@ -71,7 +71,7 @@ PYTHON = """#!/usr/bin/env bash
 case $1 in
     *images.py)
         mkdir -p "$3/learn" "$3/test" "$3/labels"
-        echo 20.0 >"$3/size.txt"
+        echo 20.0 | tee "$3/told.txt" >"$3/size.txt"
         echo t0 >"$3/test.txt"
         ;;
     *watershed.py) mkdir -p "$3" ;;
@@ -184,7 +184,7 @@ def test_it_learns_from_images_alone_and_scores_all_on_the_same_ones(workshop):
     assert settings_of(training) == {"batch": "8", "crop": "252", "widths": "24,72", "noise_copies": "4"}
     assert settings_of(workshop.of("postprocess")[0]) == {"shrink": "3", "post": "cell"}
     (watershed,) = workshop.of("cellulus_watershed.py")
-    assert watershed[1:] == [f"{workshop.out}/images/test", f"{workshop.out}/labels/watershed", "20.0"]
+    assert watershed[1:] == [f"{workshop.out}/images/test", f"{workshop.out}/labels/watershed", "20.0", "20.0"]
     scored = workshop.of("evaluate")
     assert all(value(call, "--names") == f"{workshop.out}/images/test.txt" for call in scored)
     assert {call[1] for call in scored} == {str(workshop.data)}

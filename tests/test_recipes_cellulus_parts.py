@@ -129,8 +129,19 @@ def test_the_size_of_objects_is_what_the_images_tell(tmp_path, field):
     data = write_data(tmp_path / "data", field, ("a",))
     recipe("images").lay_out(str(data), tmp_path / "out", {"size": ""})
     size = float((tmp_path / "out/size.txt").read_text())
+    assert (tmp_path / "out/told.txt").read_text() == (tmp_path / "out/size.txt").read_text()
     assert size == pytest.approx(typical_size([picture(field, ground=10)]).diameter, abs=0.051)
     assert 15 < size < 30  # of discs of 20
+
+
+def test_images_of_very_different_sizes_are_told_apart_as_pretrain_does(tmp_path, field):
+    data = write_data(tmp_path / "data", field, ("a",))
+    tifffile.imwrite(data / "images/large.tif", np.kron(picture(field)[0], np.ones((3, 3), np.uint8)))
+    recipe("images").lay_out(str(data), tmp_path / "out", {})
+    assert (tmp_path / "out/told.txt").read_text() == "each\n"
+    assert 30 < float((tmp_path / "out/size.txt").read_text()) < 60  # half way between 20 and 60, or a little above
+    recipe("images").lay_out(str(data), tmp_path / "given", {"size": "20"})
+    assert (tmp_path / "given/told.txt").read_text() == "20\n"
 
 
 def test_images_that_tell_no_size_ask_for_it_and_leave_nothing_behind(tmp_path, empty_field):
@@ -219,6 +230,17 @@ def test_the_baseline_fills_a_folder_once(tmp_path, field):
     assert tifffile.imread(tmp_path / "out/b.tif").max() == 9
     with pytest.raises(UsageError, match=r"exists already \(choose another name, or remove it\)"):
         run(str(data / "images"), tmp_path / "out", 20.0)
+
+
+def test_the_baseline_can_take_the_size_that_each_image_tells(tmp_path, field):
+    data = write_data(tmp_path / "data", field, ("a",))
+    tifffile.imwrite(data / "images/a.tif", np.kron(picture(field)[0], np.ones((4, 4), np.uint8)))
+    found = {}
+    for name, each in (("all", False), ("own", True)):
+        recipe("watershed").segment_folder(str(data / "images"), tmp_path / name, 400.0, each=each)
+        found[name] = int(tifffile.imread(tmp_path / name / "a.tif").max())
+    assert found["own"] == 9
+    assert found["all"] < 9  # blurred as much as cells of 400 px would bear
 
 
 def test_the_baseline_finds_most_nuclei_of_the_samples():
@@ -350,4 +372,4 @@ def test_the_figure_has_a_mark_for_each_part_and_bars_of_one_deviation(experimen
     assert sum(kind.startswith("bar") for kind in kinds) == 2  # SEG is the same in all draws
     assert sum(kind.startswith("dot") for kind in kinds) == 2 * (2 + 1 + 1 + 1) + 4  # and the legend's
     places = recipe("figure")._places([0.0, 0.01, 0.1, 1.0])
-    assert places == {0.0: -2.6, 0.01: -2.0, 0.1: -1.0, 1.0: 0.0}
+    assert places == pytest.approx({0.0: 0.0, 0.01: 0.6, 0.1: 1.6, 1.0: 2.6})

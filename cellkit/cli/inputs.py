@@ -46,7 +46,8 @@ class HeldLabels:
     def read(self, shape: tuple[int, int] | None = None) -> Truth:
         """The labels; see :class:`LabelRef`."""
         check_shape(self.name, self.image.shape, shape)
-        return Truth(labels=self.image.labels, scores=self.image.scores, pixel_size=self.image.pixel_size)
+        held = self.image
+        return Truth(labels=held.labels, scores=held.scores, pixel_size=held.pixel_size, outlines=held.outlines)
 
 
 def named(inputs: Sequence[str]) -> str:

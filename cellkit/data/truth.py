@@ -42,6 +42,7 @@ class Truth:
         annotations: what the file says of each of the masks, where it says more than their pixels; else None.
         scores: (n,) float32, where a label image carries them; ``scores[i]`` belongs to label ``i + 1``.
         pixel_size: micrometres per pixel, where the annotation itself says it.
+        outlines: (n, K, 2) float32, where a label file carries them; see :class:`cellkit.ops.instances.Instances`.
     """
 
     labels: NDArray[np.int32]
@@ -50,6 +51,7 @@ class Truth:
     annotations: Annotations | None = None
     scores: NDArray[np.float32] | None = None
     pixel_size: float | None = None
+    outlines: NDArray[np.float32] | None = None
 
 
 class LabelRef(Protocol):
@@ -91,7 +93,7 @@ class LabelFile:
         found = read_labels(self.name, dataset=self.dataset, unknown=self.unknown)
         check_shape(self.name, found.labels.shape, shape)
         pixel_size = _tagged_size(self.name) if found.pixel_size is None else found.pixel_size
-        return Truth(labels=found.labels, scores=found.scores, pixel_size=pixel_size)
+        return Truth(labels=found.labels, scores=found.scores, pixel_size=pixel_size, outlines=found.outlines)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Deformation(Spec):
         jitter: standard deviation in pixels of the control points; 0: no elastic deformation.
     """
 
-    crop: int = 252
+    crop: int = 128
     scale: tuple[float, float] = (0.9, 1.1)
     rotate: bool = True
     flip: bool = True

@@ -1,4 +1,4 @@
-"""GeoJSON for QuPath: one detection per object, with outlines along the edges of the pixels."""
+"""GeoJSON for QuPath: one detection per object, with outlines along the edges of the pixels, or between pixels."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cellkit.io.label_image import LabelHeader, LabelInfo
 
 Ring: TypeAlias = NDArray[np.int64]  # (V, 2) corners x, y, open
 Polygons: TypeAlias = Sequence[Sequence[Ring]]  # of one object: outer ring first, then its holes
+FinePolygons: TypeAlias = Sequence[Sequence[NDArray[np.int64] | NDArray[np.float64]]]  # corners may lie within pixels
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "cellkit/convert")
 GZIP_LEVEL = 6
@@ -24,7 +25,7 @@ GZIP_LEVEL = 6
 def encode_geojson(
     info: LabelInfo,
     shape: tuple[int, int],
-    objects: Mapping[int, Polygons],
+    objects: Mapping[int, FinePolygons],
     areas: Mapping[int, int],
     *,
     compress: bool = False,
@@ -59,7 +60,7 @@ def _text(values: dict[str, Any]) -> str:
     return json.dumps(values, separators=(",", ":"))
 
 
-def _feature(info: LabelInfo, label: int, polygons: Polygons, area: int) -> dict[str, Any]:
+def _feature(info: LabelInfo, label: int, polygons: FinePolygons, area: int) -> dict[str, Any]:
     measurements: dict[str, float] = {"Area px^2": area}
     if info.pixel_size is not None:
         measurements["Area \u00b5m^2"] = area * info.pixel_size**2
@@ -73,7 +74,7 @@ def _feature(info: LabelInfo, label: int, polygons: Polygons, area: int) -> dict
     }
 
 
-def _geometry(polygons: Polygons) -> dict[str, Any]:
+def _geometry(polygons: FinePolygons) -> dict[str, Any]:
     closed = [[[*ring.tolist(), ring[0].tolist()] for ring in polygon] for polygon in polygons]
     if len(closed) == 1:
         return {"type": "Polygon", "coordinates": closed[0]}

@@ -2,7 +2,9 @@
 
 The dataset (H, W) is uint16 or uint32 (int16 or int32 where there is -1, of which nothing is known), in compressed
 chunks of 256 x 256 with checksums; its attributes are ``axes`` = ``YX``, ``history`` and, when known, ``pixel_size``
-in micrometres. A dataset ``scores`` (n,) float32 lies beside it when there are scores. The root has the attributes
+in micrometres. A dataset ``scores`` (n,) float32 lies beside it when there are scores, and ``outlines`` (n, 32, 2)
+float32 when the labels were drawn from polygons: their corners, row and column, where (0, 0) is the centre of the first
+pixel. The root has the attributes
 ``format`` = ``cellkit``, ``kind`` = ``labels``, ``format_version`` = 1 and ``history``.
 """
 
@@ -90,6 +92,8 @@ def _fill(group: Group, item: LabelImage | LabelRows) -> None:
         dataset.attrs["pixel_size"] = float(item.pixel_size)
     if item.scores is not None:
         group.create_dataset("scores", data=np.asarray(item.scores, np.float32))
+    if item.outlines is not None:
+        group.create_dataset("outlines", data=np.asarray(item.outlines, np.float32))
 
 
 def read_hdf5(
@@ -150,10 +154,16 @@ def _choices(file: Group) -> str:
 
 
 def _header(dataset: Dataset, name: str) -> LabelHeader:
-    is_ours = dataset.name.rpartition("/")[2] == NAME
-    scores = dataset_in(dataset.parent, "scores", name) if is_ours else None
     return LabelHeader(
-        scores=None if scores is None or scores.ndim != 1 else scores[()].astype(np.float32),
+        scores=_beside(dataset, "scores", 1, name),
+        outlines=_beside(dataset, "outlines", 3, name),
         pixel_size=number_of(dataset, "pixel_size"),
         history=history_of(dataset, name),
     )
+
+
+def _beside(dataset: Dataset, what: str, axes: int, name: str) -> NDArray[np.float32] | None:
+    """What we keep of each label beside the dataset, if it is ours."""
+    is_ours = dataset.name.rpartition("/")[2] == NAME
+    found = dataset_in(dataset.parent, what, name) if is_ours else None
+    return None if found is None or found.ndim != axes else found[()].astype(np.float32)

@@ -27,11 +27,14 @@ class LabelHeader:
         scores: (n,) float32, or None; scores[i] belongs to label i + 1.
         pixel_size: micrometres per pixel, or None.
         history: the commands that made the labels.
+        outlines: (n, K, 2) float32 corners of the polygons that the labels were drawn from, row and column, (0, 0) is
+            the centre of the first pixel; or None. They are no part of the text.
     """
 
     scores: NDArray[np.float32] | None = None
     pixel_size: float | None = None
     history: History = ()
+    outlines: NDArray[np.float32] | None = None
 
     def to_json(self) -> str:
         """One line of ASCII: ``{"cellkit": {"format": 1, "history": [...], "scores": [...], "pixel_size": ...}}``."""
@@ -72,6 +75,7 @@ class LabelInfo:
         scores: (n,) float32, or None; scores[i] belongs to label i + 1.
         pixel_size: micrometres per pixel, or None.
         history: the commands that made it.
+        outlines: (n, K, 2) float32 corners of the polygons that the labels were drawn from, or None.
     """
 
     key: str
@@ -79,11 +83,12 @@ class LabelInfo:
     scores: NDArray[np.float32] | None = None
     pixel_size: float | None = None
     history: History = ()
+    outlines: NDArray[np.float32] | None = None
 
     @property
     def header(self) -> LabelHeader:
         """What is stored beside the labels."""
-        return LabelHeader(scores=self.scores, pixel_size=self.pixel_size, history=self.history)
+        return LabelHeader(scores=self.scores, pixel_size=self.pixel_size, history=self.history, outlines=self.outlines)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ One page (H, W) of uint16, or of uint32 where a label is above 65,535; 0 is back
 nothing is known, are int16, or int32 above 32,767. Resolution tags, per centimetre, when the pixel size is known.
 ``ImageDescription`` is one line of JSON, ``{"cellkit": {"format": 1, "history": [...], "scores": [...], "pixel_size":
 ...}}``: the commands that made it, the score of each label in order, and micrometres per pixel; the last two may be
-absent.
+absent. The private tag 65001, where there is one, holds float32 corners of the polygons that the labels were drawn
+from: row and column of the corners of the first label, of the second, and so on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +32,7 @@ STRIP_BYTES = 1 << 18  # uncompressed; larger strips compress no better, and rea
 COMPRESSION_LEVEL = 6
 CLASSIC_LIMIT = 2**32 - 2**25  # bytes; beyond, offsets need BigTIFF
 MICROMETRES_PER_CENTIMETRE = 10_000
+OUTLINES_TAG = 65_001  # of the range for private use
 PLAIN, INVERTED = 1, 0  # values of the tag PhotometricInterpretation: black is zero, white is zero
 
 
@@ -69,6 +72,7 @@ def write_tiff(target: Path | BinaryIO, item: LabelImage | LabelRows, compress: 
             software=f"cellkit {__version__}",
             resolution=(density, density) if density else None,
             resolutionunit="CENTIMETER" if density else None,
+            extratags=_outline_tags(item),
         )
     if not isinstance(target, Path):
         return  # memory: whatever carries the bytes from here checks them itself
@@ -79,6 +83,12 @@ def write_tiff(target: Path | BinaryIO, item: LabelImage | LabelRows, compress: 
         is_same = False
     if not is_same:
         raise OutputError(item.key, "the label image does not read back as it was written", "check the disk")
+
+
+def _outline_tags(item: LabelImage | LabelRows) -> list[tuple[int, str, int, NDArray[np.float32], bool]]:
+    if item.outlines is None or item.scores is None or not item.outlines.size:
+        return []
+    return [(OUTLINES_TAG, "f", item.outlines.size, item.outlines.astype(np.float32).ravel(), True)]
 
 
 def _digested(strips: Iterable[NDArray[Any]], digest: Any) -> Iterator[NDArray[Any]]:  # noqa: ANN401 - no public type
@@ -110,7 +120,16 @@ def read_tiff(content: Path | bytes, name: str) -> tuple[NDArray[Any], LabelHead
         if series.keyframe.photometric not in (PLAIN, INVERTED):
             raise InputError(name, "is a colour image, not labels", "save the labels as one grey channel")
         _check_end(tiff, name)
-        return series.asarray(), LabelHeader.from_json(tiff.pages[0].description)
+        return series.asarray(), _header(tiff.pages[0])
+
+
+def _header(page: Any) -> LabelHeader | None:  # noqa: ANN401 - tifffile is not typed
+    header, tag = LabelHeader.from_json(page.description), page.tags.get(OUTLINES_TAG)
+    if header is None or header.scores is None or tag is None:
+        return header
+    corners = np.asarray(tag.value, np.float32)
+    fits = header.scores.size > 0 and corners.size % (2 * header.scores.size) == 0
+    return replace(header, outlines=corners.reshape(len(header.scores), -1, 2)) if fits else header
 
 
 def _check_end(tiff: Any, name: str) -> None:  # noqa: ANN401 - tifffile is not typed

@@ -109,6 +109,7 @@ def _label_image(
         scores=header.scores,
         pixel_size=header.pixel_size,
         history=header.history,
+        outlines=header.outlines,
     )
 
 

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from cellkit.ops.drawing import shade
+from cellkit.ops.polygons import RAYS
 
 Maps = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 
 LONG = 99.0  # percentile of the length of vectors that is shown at full brightness
 CONTRAST = (1.0, 99.0)  # percentiles of a component or channel that become black and full
+SURE = 0.1  # of the range of a spread: pixels below it are objects; Otsu's threshold would take in some background
 COMPONENTS = 3
 MOST_SAMPLES = 1 << 16  # pixels that principal components are computed from
 # dark blue, blue, green, yellow in steps of nearly equal lightness (L* 8, 28, 47, 67, 92): it reads as grey, too
@@ -35,11 +37,13 @@ class MapView:
         name: for people.
         kind: a key of :data:`PAINTERS`.
         channels: their numbers.
+        optional: a prediction may be without them.
     """
 
     name: str
     kind: str
     channels: tuple[int, ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,7 +51,7 @@ class Panel:
     """A painted map.
 
     Attributes:
-        name: of the map.
+        name: of the map, and which values the colours stand for where that is not plain.
         picture: (h, w, 3).
         legend: what the colours mean, (g, g', 3), for text of a size in pixels.
     """
@@ -64,10 +68,12 @@ class Painter:
     Attributes:
         paint: (C, h, w) -> (h, w, 3).
         legend: as of :class:`Panel`.
+        extent: (C, h, w) -> which values the legend ends at, in words.
     """
 
     paint: Callable[[Maps], Picture]
     legend: Callable[[int], Picture]
+    extent: Callable[[Maps], str] | None = None
 
 
 def vectors(maps: Maps) -> Picture:
@@ -75,9 +81,33 @@ def vectors(maps: Maps) -> Picture:
 
     Lengths from the 99th percentile on are fully bright.
     """
+    return _arrows(maps, longest(maps))
+
+
+def longest(maps: Maps) -> float:
+    """Length from which on vectors (2, ...) are fully bright."""
+    return float(np.percentile(np.hypot(*maps), LONG))
+
+
+def offsets(maps: Maps) -> Picture:
+    """Offsets y and x of objects with their spread (3, h, w), as vectors from what most of them have in common.
+
+    Without labels only differences are learnt: what all have in common says nothing.
+    """
+    return _arrows(*_relative(maps))
+
+
+def _relative(maps: Maps) -> tuple[Maps, float]:
+    """Offsets less their median in objects, where the spread is small, and the length that is fully bright there."""
+    low, high = _span(maps[2])
+    inside = maps[:2, maps[2] <= low + SURE * (high - low)]
+    middle = np.median(inside, axis=1)[:, None]
+    return maps[:2] - middle[..., None], longest(inside - middle)
+
+
+def _arrows(maps: Maps, full: float) -> Picture:
     y, x = maps
-    length = np.hypot(y, x)
-    bright = np.clip(length / max(float(np.percentile(length, LONG)), 1e-12), 0, 1)
+    bright = np.clip(np.hypot(y, x) / max(full, 1e-12), 0, 1)
     return _hues(np.arctan2(-y, x), bright)  # anticlockwise, as angles are drawn
 
 
@@ -111,6 +141,16 @@ def embeddings(maps: Maps) -> Picture:
     return shade(np.stack([_stretched(component) for component in components]))
 
 
+def means(maps: Maps) -> Picture:
+    """Mean of channels (C, h, w): from dark blue for its 1st percentile to yellow for its 99th."""
+    return ramp(_stretched(maps.mean(0)))
+
+
+def grey(maps: Maps) -> Picture:
+    """One channel (1, h, w) from black to white."""
+    return shade(_stretched(maps[0])[None])
+
+
 def ramp(values: Maps) -> Picture:
     """Values (h, w) from 0 to 1 in colours of rising lightness; what lies outside is clipped."""
     place = np.clip(values, 0, 1) * (len(RAMP) - 1)
@@ -133,6 +173,11 @@ def scale(size: int) -> Picture:
     return ramp(np.broadcast_to(np.linspace(0, 1, 3 * size, dtype=np.float32), (max(1, size // 2), 3 * size)))
 
 
+def greys(size: int) -> Picture:
+    """What grey means, dark on the left: (size / 2, 3 size, 3)."""
+    return shade(np.broadcast_to(np.linspace(0, 1, 3 * size, dtype=np.float32), (1, max(1, size // 2), 3 * size)))
+
+
 def components(size: int) -> Picture:
     """Red, green and blue squares: the first, second and third component."""
     squares = np.zeros((max(1, size // 2), 3 * max(1, size // 2), 3), np.uint8)
@@ -149,9 +194,28 @@ def _hues(angle: Maps, bright: Maps) -> Picture:
 
 
 def _stretched(values: Maps) -> Maps:
-    low, high = np.percentile(values, CONTRAST)
-    stretched: Maps = ((values - low) / max(float(high - low), 1e-12)).astype(np.float32)
+    low, high = _span(values)
+    stretched: Maps = ((values - low) / max(high - low, 1e-12)).astype(np.float32)
     return stretched
+
+
+def _span(values: Maps) -> tuple[float, float]:
+    low, high = np.percentile(values, CONTRAST)
+    return float(low), float(high)
+
+
+def _up_to(maps: Maps) -> str:
+    return f"up to {_short(_relative(maps)[1])} px"
+
+
+def _from_to(maps: Maps) -> str:
+    low, high = map(_short, _span(maps.mean(0)))
+    return f"{low} to {high}"
+
+
+def _short(value: float) -> str:
+    """With two digits that count: 0.095, 8.6, 120."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 PAINTERS: dict[str, Painter] = {
@@ -160,11 +224,23 @@ PAINTERS: dict[str, Painter] = {
     "probabilities": Painter(probabilities, scale),
     "classes": Painter(classes, scale),
     "embeddings": Painter(embeddings, components),
+    "offsets": Painter(offsets, wheel, _up_to),
+    "means": Painter(means, scale, _from_to),
+    "grey": Painter(grey, greys, _from_to),
 }
 MAPS: dict[str, tuple[MapView, ...]] = {  # by name of the representation
     "flow": (MapView("flow", "vectors", (0, 1)), MapView("cell probability", "logits", (2,))),
     "mask": (MapView("cell probability", "classes", (0, 1)),),
     "border": (MapView("inner probability", "classes", (0, 2, 1)), MapView("border probability", "classes", (0, 1, 2))),
+    "star": (
+        MapView("mean distance to the outline in px", "means", tuple(range(RAYS))),
+        MapView("cell probability", "logits", (RAYS,)),
+    ),
+    "embedding": (
+        MapView("offset within objects", "offsets", (0, 1, 2)),
+        MapView("spread", "means", (2,)),
+        MapView("brightness", "grey", (3,), optional=True),
+    ),
     "hover": (MapView("distance from the centre", "vectors", (0, 1)), MapView("cell probability", "logits", (2,))),
 }
 
@@ -176,9 +252,9 @@ def views_of(representation: str, channels: int) -> tuple[MapView, ...]:
         representation: its name.
         channels: how many there are.
     """
-    known = MAPS.get(representation, ())
-    if known and all(max(view.channels) < channels for view in known):
-        return known
+    there = tuple(view for view in MAPS.get(representation, ()) if max(view.channels) < channels or not view.optional)
+    if there and all(max(view.channels) < channels for view in there):
+        return there
     return (MapView(representation, "embeddings", tuple(range(channels))),)
 
 
@@ -190,8 +266,10 @@ def paint_maps(maps: Maps, representation: str) -> tuple[Panel, ...]:
         representation: its name.
     """
     finite = np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0)
-    return tuple(
-        Panel(name=view.name, picture=painter.paint(finite[list(view.channels)]), legend=painter.legend)
-        for view in views_of(representation, len(maps))
-        for painter in (PAINTERS[view.kind],)
-    )
+    return tuple(_panel(view, finite[list(view.channels)]) for view in views_of(representation, len(maps)))
+
+
+def _panel(view: MapView, maps: Maps) -> Panel:
+    painter = PAINTERS[view.kind]
+    name = f"{view.name}, {painter.extent(maps)}" if painter.extent else view.name
+    return Panel(name=name, picture=painter.paint(maps), legend=painter.legend)

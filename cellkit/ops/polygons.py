@@ -6,22 +6,22 @@ given by its centre, a place in pixels where (0, 0) is the centre of the first p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import minimum_filter
 
-from cellkit.ops.polygons_rays import ray_directions
+from cellkit.ops.polygons_grid import Neighbours
 from cellkit.ops.runs import Indices, spread
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-CHUNK = 1 << 13  # polygons whose edges, and pairs whose rows, are in memory at once
-NEIGHBOURS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]  # buckets around a bucket, and itself
+RAYS = 32
+CHUNK = 1 << 13  # polygons whose edges are in memory at once
+SAME = 0.8  # of the pixels of a polygon and its label together that must be those of both
+BLOCK = 1 << 15  # polygons whose pixels are in memory at once, beside those that survived
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,17 @@ class PolygonRuns:
     starts: NDArray[np.int32]
     stops: NDArray[np.int32]
     areas: Indices
+
+
+def ray_angles() -> NDArray[np.float32]:
+    """Angle (32,) of each ray in radians; the row offset is its sine, the column offset its cosine."""
+    return np.arange(RAYS, dtype=np.float32) * np.float32(2 * np.pi / RAYS)
+
+
+def ray_directions() -> NDArray[np.float32]:
+    """Row and column offset (32, 2) of a step of one pixel along each ray."""
+    angles = ray_angles()
+    return np.stack([np.sin(angles), np.cos(angles)], 1)
 
 
 def polygon_corners(centres: NDArray[Any], distances: NDArray[Any]) -> Floats:
@@ -102,8 +113,8 @@ def suppressed(centres: NDArray[Any], distances: NDArray[Any], scores: NDArray[A
     By falling score (the first of equal ones first), a polygon survives unless it shares more than ``overlap`` of the
     smaller of both with one that survived: the measure of StarDist, here in pixels. Polygons without a pixel do not.
 
-    The same as going through them one by one, but in rounds: what is the best of its bucket of a grid and of the
-    eight around it survives for certain, since nothing further away touches it.
+    The same as going through them one by one, but in rounds: what comes before all that it might touch survives for
+    certain, wherever it is. Those of a block wait for the blocks of higher scores, so that memory is bounded.
 
     Args:
         centres: (N, 2) row and column in pixels.
@@ -114,57 +125,36 @@ def suppressed(centres: NDArray[Any], distances: NDArray[Any], scores: NDArray[A
     Returns:
         Indices (M,) of the survivors.
     """
+    centres, distances = np.asarray(centres), np.asarray(distances)
     order = np.argsort(-np.asarray(scores), kind="stable")
-    if not len(order):
-        return order
-    corners = polygon_corners(centres, distances)[order]
+    kept = order[:0]
+    for i in range(0, len(order), BLOCK):
+        some = np.concatenate([kept, order[i : i + BLOCK]])
+        kept = some[_survivors(centres[some], distances[some], len(kept), overlap)]
+    return kept
+
+
+def _survivors(centres: NDArray[Any], distances: NDArray[Any], certain: int, overlap: float) -> Indices:
+    """Those of polygons, best first, that survive; the first ``certain`` ones do."""
+    corners = polygon_corners(centres, distances)
     runs = polygon_runs(corners)
     left, right = corners[..., 1].min(1), corners[..., 1].max(1)
     boxes = np.stack([runs.tops, left, runs.tops + runs.heights, right], 1)
-    grid = _Grid(np.asarray(centres)[order], float(np.max(distances, initial=0)))
-    waiting = np.flatnonzero(runs.areas > 0)
-    survives = np.zeros(len(order), bool)
+    neighbours = Neighbours(centres, np.maximum(distances, 0).max(1))
+    survives = np.arange(len(centres)) < certain
+    best, waiting = np.flatnonzero(survives), np.flatnonzero(~survives & (runs.areas > 0))
     while waiting.size:
-        best = grid.best(waiting)
-        survives[best] = True
-        waiting = waiting[~survives[waiting]]
-        beaten = np.zeros(len(order), bool)
-        for ours, theirs in grid.pairs(best, waiting):
+        beaten = np.zeros(len(centres), bool)
+        for ours, theirs in neighbours.pairs(best, waiting):
             near = (boxes[ours, :2] <= boxes[theirs, 2:]).all(1) & (boxes[theirs, :2] <= boxes[ours, 2:]).all(1)
             ours, theirs = ours[near], theirs[near]
             least = np.minimum(runs.areas[ours], runs.areas[theirs])
             beaten[theirs[shared_pixels(runs, ours, theirs) > overlap * least]] = True
         waiting = waiting[~beaten[waiting]]
-    return order[survives]
-
-
-class _Grid:
-    """Buckets of polygons, so wide that polygons that touch are in the same or in neighbouring ones."""
-
-    def __init__(self, centres: NDArray[Any], reach: float) -> None:
-        """Centres (N, 2), best first, and the longest ray."""
-        places = ((centres - centres.min(0)) // (2 * reach + 1)).astype(np.int64) + 1  # a free bucket all around
-        self.shape = tuple(places.max(0) + 2)
-        self.buckets = places @ np.array([self.shape[1], 1])
-
-    def best(self, waiting: Indices) -> Indices:
-        """Those polygons before which none comes in the buckets around theirs."""
-        none = len(self.buckets)
-        first = np.full(self.shape, none, np.int64)
-        first.ravel()[self.buckets[waiting[::-1]]] = waiting[::-1]  # the last one written is the best
-        chosen = (first == minimum_filter(first, 3, mode="nearest")) & (first < none)
-        best: Indices = first[chosen]
-        return best
-
-    def pairs(self, best: Indices, waiting: Indices) -> Iterator[tuple[Indices, Indices]]:
-        """Each of the best with those that wait in the buckets around it, some at a time."""
-        here = np.full(self.shape[0] * self.shape[1], -1, np.int64)
-        here[self.buckets[best]] = best
-        for down, right in NEIGHBOURS:
-            for i in range(0, len(waiting), CHUNK):
-                part = waiting[i : i + CHUNK]
-                ours = here[self.buckets[part] + down * self.shape[1] + right]
-                yield ours[ours >= 0], part[ours >= 0]
+        best = neighbours.best(waiting)
+        survives[best] = True
+        waiting = waiting[~survives[waiting]]
+    return np.flatnonzero(survives)
 
 
 def shared_pixels(runs: PolygonRuns, ours: Indices, theirs: Indices) -> Indices:
@@ -183,6 +173,25 @@ def shared_pixels(runs: PolygonRuns, ours: Indices, theirs: Indices) -> Indices:
     other = spread(runs.firsts[other], counts)
     common = np.minimum(runs.stops[mine], runs.stops[other]) - np.maximum(runs.starts[mine], runs.starts[other])
     return np.bincount(pair, np.maximum(common, 0), len(ours)).astype(np.int64)
+
+
+def still_drawn(corners: Floats, scores: NDArray[Any] | None, labels: NDArray[Any]) -> Mask:
+    """Which polygons have the pixels that a label image gives them, or nearly: it may have been resized.
+
+    Args:
+        corners: (N, K, 2) of label 1 and those after it.
+        scores: (N,), the higher is on top; None: the first is.
+        labels: (H, W) integers.
+    """
+    order = np.arange(len(corners)) if scores is None else np.argsort(-scores, kind="stable")
+    numbers = np.concatenate([[0], order + 1])
+    painted = numbers[drawn(corners[order], (labels.shape[0], labels.shape[1]))]
+    count = len(corners) + 1
+    known = (labels > 0) & (labels < count)
+    same = np.bincount(painted[known & (painted == labels)], minlength=count)
+    either = np.bincount(painted.ravel(), minlength=count) + np.bincount(labels[known], minlength=count) - same
+    still: Mask = ((same > 0) & (same >= SAME * either))[1:]
+    return still
 
 
 def drawn(corners: Floats, shape: tuple[int, int]) -> NDArray[np.int32]:

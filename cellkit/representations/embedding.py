@@ -2,6 +2,12 @@
 
 Pixels of one object embed themselves near one place; clusters of places are cells. In the background the noisy copies
 of an image disagree: where the spread is small, there are cells.
+
+Unlike the paper, models that learn without labels cut the logarithm of the spread (threshold=otsu is the paper's), and
+bandwidth and shrink follow from the size of the objects, or from a search on labelled images that are named for it;
+the paper reports the best score over bandwidths and shrinks on the images that are scored. Unlike in the authors' code,
+each piece of a cluster is a cell of its own, or dropped by its size. Nuclei (post=nucleus) keep what is bright in them,
+as in their code.
 """
 
 from __future__ import annotations

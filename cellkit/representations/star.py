@@ -16,8 +16,9 @@ from scipy.special import expit
 from torch import Tensor
 
 from cellkit.ops.instances import Instances
-from cellkit.ops.polygons import drawn, polygon_corners, suppressed
-from cellkit.ops.polygons_rays import RAYS, depth_ratios, ray_distances
+from cellkit.ops.polygons import RAYS, drawn, polygon_corners, suppressed
+from cellkit.ops.polygons_rays import depth_ratios, ray_distances
+from cellkit.representations.known import known_mean
 from cellkit.representations.mask_cells import (
     CELL_THRESHOLDS,
     CellSettings,
@@ -64,13 +65,8 @@ class StarSettings(CellSettings):
 
 
 def targets(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-    """Labels (H, W) as digits (3, H, W), from which :func:`loss` casts the rays after warping.
-
-    Negative labels, pixels of which nothing is known, are -1 in the lowest digit and so -1 again as labels.
-    """
-    digits = digits_of(np.maximum(labels, 0))
-    digits[0][labels < 0] = -1
-    return digits
+    """Labels (H, W) as digits (3, H, W), from which :func:`loss` casts the rays after warping."""
+    return digits_of(labels)
 
 
 def stars(labels: Tensor) -> Tensor:
@@ -97,13 +93,13 @@ def loss(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """
     labels = labels_from(targets)
     wanted = stars(labels)
-    known, weight = (labels >= 0).to(outputs.dtype), wanted[:, RAYS]
+    known, weight = labels >= 0, wanted[:, RAYS]
     error = (outputs[:, :RAYS] - wanted[:, :RAYS]).abs().mean(1)
     size = outputs[:, :RAYS].abs().mean(1)
     distance = (weight * error).mean() / (weight.mean() + LEAST_MASK)
     distance = distance + BACKGROUND_WEIGHT * ((1 - weight) * known * size).mean()
     cell = F.binary_cross_entropy_with_logits(outputs[:, RAYS], weight, reduction="none")
-    return {"distance": DISTANCE_WEIGHT * distance, "cell": (cell * known).sum() / known.sum().clamp(min=1)}
+    return {"distance": DISTANCE_WEIGHT * distance, "cell": known_mean(cell, known)}
 
 
 def decode(maps: NDArray[np.floating[Any]], settings: StarSettings) -> Instances:
@@ -127,10 +123,12 @@ def decode(maps: NDArray[np.floating[Any]], settings: StarSettings) -> Instances
     distances = finite(maps[:RAYS, rows, columns].T).clip(0, sum(shape))  # no polygon need be larger than the image
     scores = logit[rows, columns]
     kept = suppressed(centres, distances, scores, settings.overlap)
-    painted = drawn(polygon_corners(centres[kept], distances[kept]), shape)
+    corners = polygon_corners(centres[kept], distances[kept])
+    painted = drawn(corners, shape)
     cells = selected(painted, np.zeros(shape, np.float32), settings).labels
     first = np.unique(cells, return_index=True)[1][1 if 0 in cells else 0 :]  # pixels that were not holes
-    return Instances(cells, expit(scores[kept][painted.ravel()[first] - 1]).astype(np.float32))
+    drawn_by = painted.ravel()[first] - 1
+    return Instances(cells, expit(scores[kept][drawn_by]).astype(np.float32), corners[drawn_by].astype(np.float32))
 
 
 STAR = Representation(

@@ -21,7 +21,7 @@ from cellkit.data.truth import LabelFile, LabelRef, Truth
 from cellkit.errors import CellkitError, NoInputError, UsageError
 from cellkit.io.export_cellpose import encode_seg_npy
 from cellkit.io.export_coco import CocoImage
-from cellkit.io.export_geojson import Polygons, encode_geojson, sized_header
+from cellkit.io.export_geojson import FinePolygons, Polygons, encode_geojson, sized_header
 from cellkit.io.export_objects import encode_object, object_file
 from cellkit.io.histories import stored_history
 from cellkit.io.keys import safe_key, split_dataset
@@ -30,6 +30,7 @@ from cellkit.io.label_png import encode_png
 from cellkit.io.labels import write_labels
 from cellkit.io.sources import find_sources
 from cellkit.ops.contours import Piece, inner_boundary, outlines
+from cellkit.ops.polygons import still_drawn
 from cellkit.ops.run_lengths import RunLength, decode, encode_labels, pixels_of
 from cellkit.overlap import ordered_map
 from cellkit.provenance import History, Record, digest_of, to_json
@@ -211,6 +212,7 @@ def _cells(found: Found, to: Format) -> Cells:
         labels=truth.labels,
         scores=truth.scores if truth.annotations is None else truth.annotations.scores.astype(np.float32),
         pixel_size=truth.pixel_size,
+        outlines=truth.outlines,
         history=(*former, Record(verb="convert", arguments={"to": to}, input_digest=digest)),
         image=Path(image).name,
         masks=_whole_masks(truth),
@@ -276,6 +278,23 @@ def polygons_of(cells: Cells) -> tuple[dict[int, Polygons], dict[int, int]]:
     return found, {label: sum(piece.area for piece in pieces[label]) for label in found}
 
 
+def drawn_polygons(cells: Cells) -> dict[int, FinePolygons]:
+    """The polygons that objects were drawn from, by label, where the labels still are what they draw.
+
+    They may overlap, and end between pixels or outside of the image.
+    """
+    if cells.outlines is None or cells.masks is not None:
+        return {}
+    corners = cells.outlines.astype(np.float64)
+    still = np.flatnonzero(still_drawn(corners, cells.scores, cells.labels))
+    rings = np.round(corners[still][..., ::-1] + 0.5, 2)  # x, y from the corner of the image
+    return {
+        label: [[ring]]
+        for label, ring in zip((still + 1).tolist(), rings, strict=True)
+        if len(np.unique(ring, axis=0)) == len(ring)  # else it touches itself
+    }
+
+
 def _layers(cells: Cells) -> Iterator[NDArray[np.int32]]:
     """Label images without overlaps that have all objects between them, whole."""
     if cells.masks is None:
@@ -304,7 +323,8 @@ def parts_of(cells: Cells, to: Format) -> Parts:
             yield f"{cells.key}_rois.zip", _rois(cells)
         case "geojson" | "geojson.gz":
             objects, areas = polygons_of(cells)
-            yield f"{cells.key}.{to}", encode_geojson(cells, cells.shape, objects, areas, compress=to == "geojson.gz")
+            fine = {**objects, **drawn_polygons(cells)}
+            yield f"{cells.key}.{to}", encode_geojson(cells, cells.shape, fine, areas, compress=to == "geojson.gz")
         case "objects":
             labels, masks = masks_of(cells)
             for label, mask in zip(labels, masks, strict=True):

@@ -120,20 +120,24 @@ def representation_of(prediction: Prediction, overrides: Settings) -> tuple[Repr
 
 def as_labels(prediction: Prediction, instances: Instances) -> LabelImage:
     """Instances at map scale -> a label image at the scale of the source."""
-    labels, scores = instances.labels, instances.scores
-    if labels.shape != prediction.shape:
-        labels, scores = _resized(instances, prediction.shape)
+    if instances.labels.shape != prediction.shape:
+        instances = _resized(instances, prediction.shape)
     return LabelImage(
         key=prediction.key,
-        labels=labels,
-        scores=scores,
+        labels=instances.labels,
+        scores=instances.scores,
+        outlines=instances.outlines,
         pixel_size=prediction.pixel_size,
         history=prediction.history,
         source=prediction.source,
     )
 
 
-def _resized(instances: Instances, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _resized(instances: Instances, shape: tuple[int, int]) -> Instances:
     """Nearest neighbour; cells that vanish when shrinking have no number, the others are in raster order again."""
     labels, former = relabel_in_raster_order(resize_labels(instances.labels, shape))
-    return labels, instances.scores[former - 1]
+    outlines = instances.outlines
+    if outlines is not None:
+        scale = np.divide(shape, instances.labels.shape, dtype=np.float32)
+        outlines = (outlines[former - 1] + np.float32(0.5)) * scale - np.float32(0.5)  # pixels grow from their corners
+    return Instances(labels, instances.scores[former - 1], outlines)

@@ -198,7 +198,7 @@ def test_dry_run_names_the_images(cellkit, tmp_path, images):
 def test_settings_are_those_of_the_method(cellkit):
     own = cellkit("pretrain", "--method", "oce", "--settings").text
     assert "kappa=10.0\t" in own
-    assert "crop=252\t" in own
+    assert "crop=128\t" in own
     assert "noise_copies=16\t" in own
     assert "kappa" not in cellkit("pretrain", "--settings").text
 

@@ -16,6 +16,8 @@ from cellkit.ops.map_pictures import (
     RAMP,
     embeddings,
     logits,
+    means,
+    offsets,
     paint_maps,
     probabilities,
     ramp,
@@ -92,6 +94,52 @@ def test_flow_predictions_have_two_panels():
     assert [panel.name for panel in panels] == ["flow", "cell probability"]
     assert np.array_equal(panels[1].picture, logits(np.nan_to_num(maps[2:], posinf=0)))
     assert views_of("flow", 2)[0].kind == "embeddings"  # too few channels for what flow has
+
+
+def test_star_predictions_show_the_mean_ray_and_the_probability():
+    maps = np.zeros((33, 10, 20), np.float32)
+    maps[:32] = np.linspace(0, 12, 200).reshape(10, 20)
+    maps[:32:2] += 1
+    maps[1:32:2] -= 1  # rays differ, their mean does not
+    maps[32] = 3
+    panels = paint_maps(maps, "star")
+    assert [panel.name for panel in panels] == ["mean distance to the outline in px, 0.12 to 12", "cell probability"]
+    assert np.array_equal(panels[0].picture, means(np.linspace(0, 12, 200, dtype=np.float32).reshape(1, 10, 20)))
+    assert np.array_equal(panels[1].picture, logits(maps[32:]))
+
+
+def embedded() -> np.ndarray:
+    """A disc of small spread whose pixels point to its middle, all of them 7 px too far to the right; noise around."""
+    y, x = np.mgrid[-20:20, -20:20].astype(np.float32)
+    maps = np.stack([-y, 7 - x, np.full_like(y, 0.2)])
+    around = np.hypot(y, x) > 10
+    maps[:2, around] = np.random.default_rng(1).normal(0, 60, (2, np.count_nonzero(around)))
+    maps[2, around] = 5
+    return maps
+
+
+def test_offsets_are_shown_from_what_objects_have_in_common():
+    panels = paint_maps(embedded(), "embedding")
+    assert [panel.name for panel in panels] == ["offset within objects, up to 10 px", "spread, 0.2 to 5"]
+    picture = panels[0].picture
+    assert picture[20, 20].tolist() == [0, 0, 0], "the middle of the object is dark"
+    assert picture[20, 10].tolist() == [255, 0, 0], "left of it, the way to the middle goes to the right: red"
+    assert picture[20, 15].tolist() == [128, 0, 0]
+    assert panels[1].picture[20, 20].tolist() == RAMP[0].astype(int).tolist()
+
+
+def test_brightness_is_shown_where_there_is_one():
+    maps = np.concatenate([embedded(), np.linspace(0, 1, 1600, dtype=np.float32).reshape(1, 40, 40)])
+    panel = paint_maps(maps, "embedding")[2]
+    assert panel.name == "brightness, 0.01 to 0.99"
+    assert panel.picture[0, 0].tolist() == [0, 0, 0]
+    assert panel.picture[-1, -1].tolist() == [255, 255, 255]
+    assert [view.kind for view in views_of("embedding", 2)] == ["embeddings"], "what predicts no spread"
+
+
+def test_offsets_of_an_image_of_one_look():
+    picture = offsets(np.ones((3, 4, 4), np.float32))
+    assert picture.max() == 0
 
 
 @pytest.mark.parametrize("kind", PAINTERS)

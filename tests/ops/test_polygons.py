@@ -8,8 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.path import Path
 
-from cellkit.ops.polygons import CHUNK, drawn, polygon_corners, polygon_runs, shared_pixels, suppressed
-from cellkit.ops.polygons_rays import RAYS
+from cellkit.ops import polygons
+from cellkit.ops.polygons import (
+    BLOCK,
+    CHUNK,
+    RAYS,
+    drawn,
+    polygon_corners,
+    polygon_runs,
+    shared_pixels,
+    still_drawn,
+    suppressed,
+)
 
 SHAPE = (60, 70)
 
@@ -58,8 +68,18 @@ def test_survivors_are_those_of_one_by_one(seed, count, overlap):
     assert suppressed(centres, distances, scores, overlap).tolist() == wanted
 
 
+@given(st.integers(0, 10**6), st.integers(0, 25), st.sampled_from([0.0, 0.4, 1.0]))
+def test_survivors_of_blocks_and_of_many_sizes_are_those_of_one_by_one(seed, count, overlap):
+    centres, distances, scores = proposals(seed, count, radius=3.0)
+    distances[::7] *= 6
+    wanted = one_by_one(polygon_corners(centres, distances), scores, overlap)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(polygons, "BLOCK", 4)
+        assert suppressed(centres, distances, scores, overlap).tolist() == wanted
+
+
 def test_more_polygons_than_are_in_memory_at_once():
-    count = CHUNK + 50
+    count = BLOCK + CHUNK + 50
     centres = np.stack([np.arange(count) // 100 * 9, np.arange(count) % 100 * 9], 1)
     scores = np.linspace(0.1, 1, count)
     apart = suppressed(centres, np.full((count, RAYS), 3.0), scores, 0.4)
@@ -85,6 +105,20 @@ def test_discs_survive_as_in_stardist():
     kept = theirs(distances[order], centres[order].astype(np.float32), scores[order], thresh=0.4, verbose=False)
     assert suppressed(centres, distances, scores, 0.4).tolist() == order[kept].tolist()
     assert kept.sum() == len(grid)
+
+
+def test_polygons_that_still_draw_their_labels():
+    centres = np.array([[20, 20], [20, 29], [45, 20], [45, 50]])
+    scores = np.array([0.2, 0.9, 0.5, 0.5])  # the second is on top of the first
+    corners = polygon_corners(centres, np.full((4, RAYS), 8.0))
+    order = [1, 2, 3, 0]
+    labels = np.concatenate([[0], np.array(order) + 1])[drawn(corners[order], SHAPE)].astype(np.int32)
+    assert still_drawn(corners, scores, labels).tolist() == [True] * 4
+    assert still_drawn(corners, scores[::-1], labels).tolist() == [False, False, True, True]
+    labels[labels == 3] = 9  # another cell, of which no polygon is known
+    labels[45:, 50:] = 0
+    assert still_drawn(corners, scores, labels).tolist() == [True, True, False, False]
+    assert still_drawn(corners[:0], None, labels).size == 0
 
 
 def test_first_polygon_is_on_top():

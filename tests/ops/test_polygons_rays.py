@@ -6,11 +6,12 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
-from cellkit.ops.polygons_rays import RAYS, depth_ratios, ray_directions, ray_distances, squared_depths
+from cellkit.ops.polygons import RAYS, ray_directions
+from cellkit.ops.polygons_rays import depth_ratios, ray_distances, squared_depths
 
 
 def marched(labels: np.ndarray) -> np.ndarray:
@@ -34,6 +35,12 @@ def marched(labels: np.ndarray) -> np.ndarray:
     return found
 
 
+def blocks(seed: int, height: int, width: int, block: int, lowest: int = 0) -> np.ndarray:
+    """Labels of square blocks, of which neighbours often are one cell, cut anywhere."""
+    labels = np.random.default_rng(seed).integers(lowest, 3, (height, width))
+    return np.kron(labels, np.ones((block, block), np.int64))[: max(1, height * block - 2), : max(1, width * block - 1)]
+
+
 def one(labels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(labels.astype(np.int32))[None]
 
@@ -44,11 +51,27 @@ def test_distances_are_those_of_the_march(situation, request):
     assert np.allclose(ray_distances(one(labels))[0], marched(labels), atol=1e-5)
 
 
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5))
+def test_distances_of_any_labels_are_those_of_the_march(seed, height, width, block):
+    labels = blocks(seed, height, width, block, lowest=-1)
+    assert np.allclose(ray_distances(one(labels))[0], marched(labels), atol=1e-5)
+
+
 def test_distances_of_a_batch_are_those_of_its_crops(two_touching_cells):
-    batch = torch.from_numpy(np.stack([two_touching_cells, two_touching_cells[::-1].copy()]))
-    found = ray_distances(batch)
-    assert torch.equal(found[1], ray_distances(batch[1:])[0])
-    assert torch.equal(depth_ratios(batch)[1], depth_ratios(batch[1:])[0])
+    shifted = [np.roll(two_touching_cells, 3 * i, 1) for i in range(11)]  # more than the bits of a byte
+    batch = torch.from_numpy(np.stack(shifted))
+    found = ray_distances(batch), depth_ratios(batch)
+    for i in (0, 1, 7, 8, 10):
+        assert torch.equal(found[0][i], ray_distances(batch[i : i + 1])[0])
+        assert torch.equal(found[1][i], depth_ratios(batch[i : i + 1])[0])
+
+
+def test_rays_of_more_steps_than_a_byte_counts():
+    found = ray_distances(torch.ones(1, 1, 700, dtype=torch.int32))[0, :, 0]
+    assert found[0].tolist() == [699.5 - column for column in range(700)]
+    assert found[16].tolist() == [column + 0.5 for column in range(700)]
+    assert found[8].tolist() == [0.5] * 700
 
 
 def test_distances_and_depth_are_those_of_stardist_on_real_cells(data):
@@ -67,9 +90,10 @@ def test_ray_of_a_row_ends_half_a_pixel_behind_the_last():
     assert ray_directions()[8] == pytest.approx([1, 0], abs=1e-6), "ray 8 points down"
 
 
-@given(st.integers(0, 10**6), st.integers(1, 14), st.integers(1, 14), st.integers(1, 4))
-def test_depth_is_the_distance_transform_of_each_label(seed, height, width, values):
-    labels = np.random.default_rng(seed).integers(0, values + 1, (height, width))
+@settings(max_examples=200)
+@given(st.integers(0, 10**6), st.integers(1, 14), st.integers(1, 14), st.integers(1, 6))
+def test_depth_is_the_distance_transform_of_each_label(seed, height, width, block):
+    labels = blocks(seed, height, width, block)
     if len(np.unique(labels)) == 1:
         labels[0, 0] = labels[0, 0] + 1
     wanted = np.zeros(labels.shape)
@@ -77,6 +101,15 @@ def test_depth_is_the_distance_transform_of_each_label(seed, height, width, valu
         wanted += distance_transform_edt(labels == label) ** 2
     found = squared_depths(one(labels))[0].numpy()
     assert np.array_equal(found[labels > 0], np.rint(wanted)[labels > 0].astype(np.float32))
+
+
+def test_depth_far_from_the_only_other_pixel():
+    labels = np.ones((40, 60), np.int32)
+    labels[3, 5] = 0
+    wanted = np.rint(distance_transform_edt(labels) ** 2).astype(np.float32)
+    for turned, squares in ((labels, wanted), (labels.T, wanted.T)):
+        found = squared_depths(one(np.ascontiguousarray(turned)))[0].numpy()
+        assert np.array_equal(found[turned > 0], squares[turned > 0])
 
 
 def test_depth_is_one_in_the_middle_of_each_cell(crowded_field):

@@ -12,7 +12,7 @@ from cellkit.data.examples import compact_fields
 from cellkit.data.warp import Affine, warp
 from cellkit.errors import UsageError
 from cellkit.metrics import score
-from cellkit.ops.polygons_rays import RAYS
+from cellkit.ops.polygons import RAYS
 from cellkit.representations.star import STAR, StarSettings, decode, loss, stars, targets
 
 
@@ -79,6 +79,15 @@ def test_score_is_that_of_the_pixel_that_proposed(two_touching_cells):
     maps = perfect_maps(two_touching_cells, np.float32)
     maps[RAYS][two_touching_cells == 1] -= logit(0.999) - logit(0.8)
     assert decode(maps, StarSettings()).scores == pytest.approx([0.8, 0.999], abs=1e-3)
+
+
+def test_outlines_are_those_of_the_cells(crowded_field):
+    cells = decode(perfect_maps(crowded_field, np.float32), StarSettings(min_area=80))
+    assert cells.outlines.shape == (len(cells), RAYS, 2)
+    for label, corners in enumerate(cells.outlines, 1):
+        middle = np.argwhere(cells.labels == label).mean(0)
+        assert np.hypot(*(corners.mean(0) - middle)) < 1
+    assert decode(np.zeros((33, 9, 9)), StarSettings()).outlines is None
 
 
 def test_empty_and_broken_maps_give_no_cells(empty_field):

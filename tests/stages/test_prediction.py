@@ -6,34 +6,7 @@ import numpy as np
 import pytest
 
 from cellkit.config import Preprocessing
-from cellkit.errors import UsageError
-from cellkit.stages.prediction import PredictSettings, resize, scale_of, scaled_shape, tiling_of
-
-
-@pytest.mark.parametrize(
-    ("working", "diameter", "scale"),
-    [
-        (30.0, None, 1.0),
-        (30.0, 15.0, 2.0),
-        (30.0, 60.0, 0.5),
-        (None, None, 1.0),
-        (None, 60.0, 0.5),
-    ],
-)
-def test_scale_brings_the_given_diameter_to_the_working_one(working, diameter, scale):
-    assert scale_of(Preprocessing(diameter=working), diameter) == scale
-
-
-def test_a_tuned_model_knows_the_diameter_of_its_images():
-    tuned = Preprocessing(diameter=30.0, typical=60.0)
-    assert scale_of(tuned, None) == 0.5
-    assert scale_of(tuned, 15.0) == 2.0
-
-
-@pytest.mark.parametrize("diameter", [1.0, 1e6])
-def test_a_diameter_that_is_a_slip_of_the_keyboard_is_refused(diameter):
-    with pytest.raises(UsageError, match=r"--diameter.*give 1\.875 to 480"):
-        scale_of(Preprocessing(diameter=30.0), diameter)
+from cellkit.stages.prediction import PredictSettings, resize, scaled_shape, tiling_of
 
 
 def test_tiles_overlap_by_two_working_diameters():
