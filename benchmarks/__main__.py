@@ -38,8 +38,9 @@ COMPARISONS = {  # name -> module with measure(bench); imported when it is its t
     "exports": "benchmarks.exports",
     "pipes": "benchmarks.pipes",
     "huge": "benchmarks.huge",
+    "huge-embedding": "benchmarks.huge_embedding",
 }
-ON_REQUEST = frozenset({"huge"})  # takes most of an hour and 2 GB of disk
+ON_REQUEST = frozenset({"huge", "huge-embedding"})  # take most of an hour and 2 GB of disk
 EXPECTED = (Unavailable, PeerError, CellkitError, subprocess.CalledProcessError)
 
 

@@ -79,7 +79,11 @@ Workers: TypeAlias = Annotated[
 ]
 Set: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A further setting; --settings lists them. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE|@FILE",
+        help="A further setting, or a file of them; --settings lists them. Repeatable.",
+    ),
 ]
 ListSettings: TypeAlias = Annotated[
     bool,

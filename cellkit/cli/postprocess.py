@@ -25,6 +25,14 @@ def postprocess(
             help="Labels of some of the images, by name: take the settings of decoding that suit them best, for all.",
         ),
     ] = None,
+    save: Annotated[
+        str | None,
+        typer.Option(
+            "--save-settings",
+            metavar="FILE",
+            help="Write what --search found, for --set @FILE of this and other verbs.",
+        ),
+    ] = None,
     settings: o.Set = None,
     list_settings: o.ListSettings = False,
     suffix: o.LabelSuffix = ".tif",
@@ -43,13 +51,16 @@ def postprocess(
     """
     from cellkit import stages
     from cellkit.cli import inputs, places, reporting, running, searching
+    from cellkit.errors import UsageError
 
     reporting.set_up_logging("postprocess", verbose, quiet)
     reporting.check_json(as_json, output)
     overrides = running.decoding_settings(settings)
     paths = inputs.prediction_files(predictions)
     if search is not None:
-        overrides |= searching.search(paths, search, overrides, workers)
+        overrides |= searching.search(paths, search, overrides, workers, save)
+    elif save is not None:
+        raise UsageError("--save-settings", "there is nothing to save without a search", "add --search LABELS")
     taken = [(str(path), path.stem) for path in paths or ()]
     with places.opened(output, "labels", on_exists, suffix, taken) as sink:
         outcomes = stages.postprocess(inputs.predictions(paths), overrides, workers=workers, is_done=sink.is_done)

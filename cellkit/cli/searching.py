@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cellkit.cli import inputs, reporting
+from cellkit.cli.settings import write_settings
 from cellkit.config import JsonValue, Settings
 from cellkit.errors import NoInputError, UsageError
 from cellkit.io.label_image import LabelImage
@@ -14,7 +15,9 @@ from cellkit.stages.outcomes import Failure
 from cellkit.stages.searching import Labelled, search_lines
 
 
-def search(paths: Sequence[Path] | None, labels: str, overrides: Settings, workers: int) -> dict[str, JsonValue]:
+def search(
+    paths: Sequence[Path] | None, labels: str, overrides: Settings, workers: int, save: str | None = None
+) -> dict[str, JsonValue]:
     """Settings of decoding that suit labelled images best; says which.
 
     Args:
@@ -22,11 +25,13 @@ def search(paths: Sequence[Path] | None, labels: str, overrides: Settings, worke
         labels: a label image, or a folder of them, named as the images.
         overrides: settings that the user gave; they stay.
         workers: images decoded at once.
+        save: file that gets what was found, for ``--set @FILE``.
 
     Raises:
         UsageError: a stream, which cannot be read twice, or nothing to search.
         NoInputError: no prediction has labels of its name.
         InputError: labels that cannot be read, or do not fit.
+        OutputError: the file cannot be written.
     """
     if paths is None:
         raise UsageError("--search", "a stream cannot be read twice", "write the predictions to files first")
@@ -39,6 +44,9 @@ def search(paths: Sequence[Path] | None, labels: str, overrides: Settings, worke
     if not images:
         raise NoInputError(labels, "no prediction has labels of its name here", "name label images as the images")
     found = search_lines(images, overrides, workers=workers)
+    if save is not None:
+        remark = f"what suits {reporting.counted_images(found.images)} of {labels} best: score {found.score:.3f}"
+        write_settings(Path(save), found.settings, remark)
     chosen = " ".join(f"{name}={value:g}" for name, value in found.settings.items())
     score = f"score {found.score:.3f}, {found.before:.3f} before"
     reporting.notice(f"{chosen} suits {reporting.counted_images(found.images)} best ({score})")

@@ -1,4 +1,4 @@
-"""``--set NAME=VALUE`` against frozen dataclasses, and the list of what can be set."""
+"""``--set NAME=VALUE`` against frozen dataclasses, files of such lines, and the list of what can be set."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cellkit.config import JsonValue, Spec
-from cellkit.errors import UsageError
+from cellkit.errors import InputError, UsageError
+from cellkit.io.atomic import written_whole
 
 S = TypeVar("S", bound=Spec)
 
+FILE, COMMENT = "@", "#"  # begin the name of a file of settings, and a line in it that is none
 TRUE = {"true", "yes", "on", "1"}
 FALSE = {"false", "no", "off", "0"}
 NO_OPTIONS: Mapping[str, str] = types.MappingProxyType({})
@@ -27,15 +30,16 @@ def assignments(
     """Values of ``NAME=VALUE`` texts, typed by the dataclass that has the field.
 
     Args:
-        texts: what the user wrote.
+        texts: what the user wrote: ``NAME=VALUE``, or ``@FILE`` of such lines.
         kinds: dataclasses whose fields can be set.
         options: fields that the verb has an option of its own for: field -> option.
 
     Raises:
         UsageError: no ``=``, an unknown name, a name that has an option, or a value of another type.
+        InputError: a file that cannot be read.
     """
     values: dict[str, JsonValue] = {}
-    for text in texts or ():
+    for text in _lines(texts or ()):
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
@@ -44,6 +48,38 @@ def assignments(
             raise UsageError("--set", f"'{name}' has an option of its own", f"use {options[name]}")
         values[name] = parse(name, value.strip(), _type_of(name, kinds))
     return values
+
+
+def _lines(texts: Sequence[str]) -> Iterator[str]:
+    """Each text, or the lines of the file that it names, without comments and empty ones."""
+    for text in texts:
+        if not text.startswith(FILE):
+            yield text
+            continue
+        path = Path(text.removeprefix(FILE))
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            repair = f"give {FILE}FILE with lines NAME=VALUE"
+            raise InputError(path, "is no file of settings that can be read", repair) from error
+        stripped = (line.strip() for line in content.splitlines())
+        yield from (line for line in stripped if line and not line.startswith(COMMENT))
+
+
+def write_settings(path: Path, values: Mapping[str, JsonValue], remark: str) -> None:
+    """Write a file for ``--set @FILE``, whole or not at all.
+
+    Args:
+        path: where.
+        values: numbers, truth values, texts, and lists of them.
+        remark: what they are, in one line.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    lines = [f"{COMMENT} {remark}", *(f"{name}={_text(value)}" for name, value in values.items())]
+    with written_whole(path) as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def apply(kind: type[S], values: Mapping[str, JsonValue], **fixed: Any) -> S:  # noqa: ANN401 - fields of any type
@@ -78,7 +114,12 @@ def _default(field: dataclasses.Field[Any]) -> str:
     value = field.default
     if value is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
-    if isinstance(value, tuple):
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    """A value as :func:`parse` reads it."""
+    if isinstance(value, tuple | list):
         return ",".join(str(v) for v in value)
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 

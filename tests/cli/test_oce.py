@@ -297,6 +297,16 @@ def test_search_takes_what_suits_labels_best_for_all(cellkit, tmp_path, images, 
     assert {read_labels(str(path)).history[-1].arguments["shrink"] for path in (tmp_path / "out").glob("*.tif")} == {
         chosen["shrink"]
     }
+    saved = tmp_path / "chosen.txt"
+    again = (*command[:3], f"{tmp_path / 'again'}/")
+    assert cellkit(*again, "--search", tmp_path / "labels", "--save-settings", saved, "-q").code == 0
+    assert saved.read_text().startswith("# what suits 1 image of ")
+    assert cellkit(*command[:3], f"{tmp_path / 'third'}/", "--set", f"@{saved}", "-q").code == 0
+    second, third = (read_labels(str(tmp_path / folder / "0.tif")) for folder in ("again", "third"))
+    assert np.array_equal(second.labels, third.labels)
+    assert third.history[-1].arguments == chosen
+    alone = cellkit(*again, "--save-settings", saved)
+    assert alone.err.endswith("--save-settings: there is nothing to save without a search (add --search LABELS)\n")
     streamed = cellkit("postprocess", "-", "-o", "-", "--search", tmp_path / "labels", stdin=b"")
     assert "--search: a stream cannot be read twice (write the predictions to files first)" in streamed.err
     (tmp_path / "labels" / "1.tif").rename(tmp_path / "labels" / "x.tif")

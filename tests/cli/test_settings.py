@@ -7,9 +7,9 @@ from typing import Literal
 
 import pytest
 
-from cellkit.cli.settings import apply, assignments, describe, parse
+from cellkit.cli.settings import apply, assignments, describe, parse, write_settings
 from cellkit.config import Spec
-from cellkit.errors import UsageError
+from cellkit.errors import InputError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,26 @@ def test_what_cannot_be_meant_is_said(text, message):
     with pytest.raises(UsageError) as caught:
         assignments([text], [Baking])
     assert str(caught.value) == message
+
+
+def test_a_file_of_settings_is_read_as_it_was_written(tmp_path):
+    values = {"heat": 200.0, "form": "square", "layers": [3, 4], "timer": None, "fan": True}
+    write_settings(tmp_path / "baking.txt", values, "good ones")
+    assert assignments([f"@{tmp_path / 'baking.txt'}"], [Baking]) == values
+    assert assignments([f"@{tmp_path / 'baking.txt'}", "heat=150"], [Baking]) == values | {"heat": 150.0}
+
+
+def test_comments_and_empty_lines_of_a_file_of_settings(tmp_path):
+    (tmp_path / "a.txt").write_text("# mine\n\n  heat = 200 \n")
+    assert assignments([f"@{tmp_path / 'a.txt'}"], [Baking]) == {"heat": 200.0}
+
+
+def test_a_file_of_settings_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError) as caught:
+        assignments([f"@{tmp_path / 'none.txt'}"], [Baking])
+    assert str(caught.value) == (
+        f"{tmp_path / 'none.txt'}: is no file of settings that can be read (give @FILE with lines NAME=VALUE)"
+    )
 
 
 def test_dashes_are_underscores():

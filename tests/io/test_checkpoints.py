@@ -217,7 +217,8 @@ def spec(kind, **changes):
         ({"network": "unet"}, f"has no valid 'network' {GIVE}"),
         (
             {"network": spec("network", name="gigunet")},
-            "has the network name 'gigunet', unknown to this cellkit; it knows unet, style-unet (upgrade cellkit)",
+            "has the network name 'gigunet', unknown to this cellkit; "
+            "it knows unet, style-unet, mini-unet (upgrade cellkit)",
         ),
         (
             {"network": spec("network", widths=[8, "16"])},
