@@ -22,7 +22,7 @@
 #   STEPS=2000  LR=1e-3  BATCH=8  CROP=224  NETWORK=mini-unet  REPRESENTATION=star
 #   WIDTHS=             of the network; its own, 24,48,96,192 of the mini U-Net
 #   SETTINGS=           more NAME=VALUE of 'cellkit finetune --method supported --settings', separated by blanks
-#   OCE_STEPS=1000  OCE_LR=1e-3  OCE_BATCH=8  OCE_CROP=252  OCE_WIDTHS=24,72  OCE_SETTINGS=  DECODE=
+#   OCE_STEPS=1000  OCE_LR=1e-3  OCE_BATCH=8  OCE_CROP=128  OCE_WIDTHS=24,72  OCE_SETTINGS=  DECODE=
 #                       of the model without labels, as STEPS and so on of cellulus.sh
 #   METRICS="f1@0.5 ctc/SEG"
 #   DEVICE=auto PRECISION=auto WORKERS=1
@@ -50,7 +50,7 @@ read -ra decode <<<"${DECODE:-}"
 settings=(batch="${BATCH:-8}" crop="${CROP:-224}" ${WIDTHS:+"widths=$WIDTHS"} "${more[@]}")
 training=(--steps "${STEPS:-2000}" --lr "${LR:-1e-3}" --network "${NETWORK:-mini-unet}"
     --representation "${REPRESENTATION:-star}" "${settings[@]/#/--set=}")
-without_labels=(STEPS="${OCE_STEPS:-1000}" LR="${OCE_LR:-1e-3}" BATCH="${OCE_BATCH:-8}" CROP="${OCE_CROP:-252}"
+without_labels=(STEPS="${OCE_STEPS:-1000}" LR="${OCE_LR:-1e-3}" BATCH="${OCE_BATCH:-8}" CROP="${OCE_CROP:-128}"
     WIDTHS="${OCE_WIDTHS:-24,72}" SETTINGS="${OCE_SETTINGS:-}" DECODE="${DECODE:-}")
 
 mkdir -p "$output"

@@ -18,13 +18,13 @@
 #   TEST=               labelled images to score on, in place of those of DATA
 #   OBJECT_SIZE=        diameter of an object in pixels, or each: of each image as estimated from it; else estimated
 #                       from all, or each where their sizes differ much
-#   STEPS=1000  LR=1e-3  BATCH=8  CROP=252  WIDTHS=24,72  SEED=0
+#   STEPS=1000  LR=1e-3  BATCH=8  CROP=128  WIDTHS=24,72  SEED=0
 #   SETTINGS=           more NAME=VALUE of 'cellkit pretrain --method oce --settings', separated by blanks
-#   DECODE=             NAME=VALUE of 'cellkit postprocess --settings', e.g. "shrink=3": without the network
+#   DECODE=             NAME=VALUE of 'cellkit postprocess --settings', without the network, e.g. "post=nucleus" for
+#                       fluorescent nuclei, or "shrink=3"
 #   METRICS="f1@0.5 ctc/SEG"
 #   DEVICE=auto PRECISION=auto WORKERS=1
 #   PYTHON=python       one that has cellkit
-# On two CPU cores e.g. BATCH=4 CROP=124.
 set -euo pipefail
 if (($# != 2)); then
     sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2
@@ -40,7 +40,7 @@ machine=(--device "${DEVICE:-auto}" --precision "${PRECISION:-auto}")
 read -ra metrics <<<"${METRICS:-f1@0.5 ctc/SEG}"
 read -ra more <<<"${SETTINGS:-}"
 read -ra decode <<<"${DECODE:-}"
-settings=(batch="${BATCH:-8}" crop="${CROP:-252}" widths="${WIDTHS:-24,72}" "${more[@]}")
+settings=(batch="${BATCH:-8}" crop="${CROP:-128}" widths="${WIDTHS:-24,72}" "${more[@]}")
 for method in $methods; do
     case $method in
         oce | watershed | nuclei) ;;
@@ -68,7 +68,8 @@ segment_oce() {
     [[ -f $output/decode.txt && $(<"$output/decode.txt") == "${decode[*]}" ]] || again=(--on-exists overwrite)
     cellkit pretrain "$images/learn" -o "$output/oce.ckpt" --method oce --object-size "$told" \
         --steps "${STEPS:-1000}" --lr "${LR:-1e-3}" --seed "${SEED:-0}" "${settings[@]/#/--set=}" "${machine[@]}" &&
-        cellkit predict "$images/test" -o "$output/maps/" -m "$output/oce.ckpt" "${machine[@]}" --quiet &&
+        cellkit predict "$images/test" -o "$output/maps/" -m "$output/oce.ckpt" --set brightness=true "${machine[@]}" \
+            --quiet &&
         cellkit postprocess "$output/maps" -o "$output/labels/oce/" "${decode[@]/#/--set=}" "${again[@]}" \
             --workers "${WORKERS:-1}" --quiet &&
         echo "${decode[*]}" >"$output/decode.txt" &&

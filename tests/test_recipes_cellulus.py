@@ -181,7 +181,7 @@ def test_it_learns_from_images_alone_and_scores_all_on_the_same_ones(workshop):
     assert str(workshop.data) not in training
     assert (value(training, "--method"), value(training, "--object-size")) == ("oce", "20.0")
     assert (value(training, "--steps"), value(training, "--lr")) == ("20", "1e-3")
-    assert settings_of(training) == {"batch": "8", "crop": "252", "widths": "24,72", "noise_copies": "4"}
+    assert settings_of(training) == {"batch": "8", "crop": "128", "widths": "24,72", "noise_copies": "4"}
     assert settings_of(workshop.of("postprocess")[0]) == {"shrink": "3", "post": "cell"}
     (watershed,) = workshop.of("cellulus_watershed.py")
     assert watershed[1:] == [f"{workshop.out}/images/test", f"{workshop.out}/labels/watershed", "20.0", "20.0"]
