@@ -9,6 +9,7 @@ from cellkit.ops.object_size import object_size
 
 REFERENCE_DIAMETER = 30.0  # px, for a model of any size (no working diameter) when the user gives a diameter
 LARGEST_SCALE_CHANGE = 16.0  # a diameter that asks for more is a slip of the keyboard
+PLAUSIBLE = 3.0  # times the typical diameter, and a third of it: between them an estimate from one image is believed
 
 
 def scale_of(preprocessing: Preprocessing, diameter: float | None) -> float:
@@ -36,11 +37,12 @@ def own_diameter(pixels: Pixels, preprocessing: Preprocessing) -> float | None:
         preprocessing: of the model.
 
     Returns:
-        Estimated from the image and kept where :func:`scale_of` takes it. None for models that do not ask for it, and
-        where an image does not tell: then the typical diameter counts.
+        Estimated from the image. None for models that do not ask for it, and where the image does not tell, or tells
+        what is far from the typical diameter (one image in a hundred whose ground is brighter on one side): then the
+        typical diameter counts.
     """
     found = object_size(pixels) if preprocessing.estimated else None
     if found is None:
         return None
-    working = preprocessing.diameter or REFERENCE_DIAMETER
-    return min(max(found, working / LARGEST_SCALE_CHANGE), working * LARGEST_SCALE_CHANGE)
+    typical = preprocessing.typical or preprocessing.diameter or REFERENCE_DIAMETER
+    return found if typical / PLAUSIBLE <= found <= typical * PLAUSIBLE else None

@@ -51,6 +51,13 @@ def test_an_image_that_shows_nothing_tells_none():
     assert own_diameter(np.zeros((1, 50, 50)), EACH) is None
 
 
-def test_what_an_image_tells_is_kept_where_it_can_be_rescaled():
+def test_what_is_far_from_the_typical_diameter_is_not_believed():
     y, x = np.indices((1000, 1000)) - 500
-    assert own_diameter((np.hypot(y, x) < 300)[None].astype(np.float32), replace(EACH, diameter=10.0)) == 160.0
+    assert own_diameter((np.hypot(y, x) < 300)[None].astype(np.float32), EACH) is None
+
+
+def test_without_a_typical_diameter_the_working_one_says_what_is_plausible():
+    y, x = np.indices((160, 160)) % 50 - 25
+    discs = (np.hypot(y, x) < 12)[None].astype(np.float32)
+    assert own_diameter(discs, replace(EACH, typical=None)) == pytest.approx(24, rel=0.15)
+    assert own_diameter(discs, replace(EACH, typical=None, diameter=200.0)) is None
