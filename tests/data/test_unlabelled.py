@@ -175,7 +175,7 @@ def test_images_are_brought_to_working_scale(tmp_path):
 
 def test_each_image_can_have_objects_of_its_own_size(tmp_path):
     sources = write(tmp_path, discs(20), discs(40))
-    data = UnlabelledSet(sources, replace(GREY, diameter=30.0, typical=60.0, estimated=True), STILL)
+    data = UnlabelledSet(sources, replace(GREY, diameter=30.0, typical=30.0, estimated=True), STILL)
     small, large = (kept.pixels.shape[1] for kept in data.kept)
     assert small == pytest.approx(200 * 30 / 20, rel=0.2)
     assert large == pytest.approx(200 * 30 / 40, rel=0.3)
