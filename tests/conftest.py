@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -14,6 +15,15 @@ settings.register_profile("cellkit", derandomize=True, deadline=None, database=N
 settings.load_profile("cellkit")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _audible_log():
+    """What a command that ran in this process, also for a fixture of many tests, set up for its log is gone."""
+    log = logging.getLogger("cellkit")
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
+    log.propagate = True
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def test_the_style_needs_the_encoder_alone():
         style = network(x).style
         network.up = network.head = None
         torch.testing.assert_close(network.styles(x), style)
-    torch.testing.assert_close(style.norm(dim=1), torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(style.norm(dim=1), torch.ones(2))
 
 
 def test_parts_hold_one_another():
