@@ -26,6 +26,7 @@ class SourceOnly:
     """The network learns from labelled crops of the source."""
 
     members = 1
+    settled = True
 
     def __init__(self, adaptation: Adaptation) -> None:
         self.adaptation = adaptation

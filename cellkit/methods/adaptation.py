@@ -75,9 +75,14 @@ class AdaptMethod(Method[Any], Protocol):
 
     Attributes:
         members: networks whose mean prediction is the model's.
+        settled: whether it is past what only comes before its own way of learning, so that its weights may be chosen.
     """
 
     members: int
+
+    @property
+    def settled(self) -> bool:
+        """See the class."""
 
     def split(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The state of its modules as the weights of the model (of several members as those of an ensemble of them,

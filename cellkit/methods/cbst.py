@@ -135,6 +135,11 @@ class ClassBalanced:
             }
         )
 
+    @property
+    def settled(self) -> bool:
+        """Whether the rounds have begun, or there are none."""
+        return self.round > 0 or self.settings.cbst_warmup >= 1
+
     @torch.no_grad()
     def begin(self, number: int) -> None:
         """Begin a round: the present network labels from now on, by new thresholds. Run it under autocast."""

@@ -168,6 +168,11 @@ class CrossRegion:
         self.begin = round(adaptation.settings.region_begin * adaptation.steps)
         self.steps = 0
 
+    @property
+    def settled(self) -> bool:
+        """Whether regions are aligned, or shall never be."""
+        return self.steps > self.begin or self.begin >= self.adaptation.steps
+
     def batches(self, start: int) -> Iterator[DomainBatch]:
         """Crops of both domains from step ``start`` on."""
         return domain_batches(self.adaptation, start)

@@ -50,6 +50,7 @@ class Culpico:
     """
 
     members = 2
+    settled = True
 
     def __init__(self, adaptation: Adaptation) -> None:
         check_probability(adaptation.representation)

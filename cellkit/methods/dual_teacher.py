@@ -91,6 +91,7 @@ class DualTeacher:
     """
 
     members = 1
+    settled = True
 
     def __init__(self, adaptation: Adaptation) -> None:
         check_probability(adaptation.representation)

@@ -57,6 +57,7 @@ class MaximumDiscrepancy:
     """
 
     members = 2
+    settled = True
 
     def __init__(self, adaptation: Adaptation) -> None:
         check_probability(adaptation.representation)

@@ -52,6 +52,7 @@ class MeanTeacher:
     """
 
     members = 1
+    settled = True
 
     def __init__(self, adaptation: Adaptation) -> None:
         check_probability(adaptation.representation)

@@ -5,6 +5,9 @@ of the target that are labelled, for monitoring, choose nothing.
 
 Batch norms normalise held-out crops by the statistics of their batch, as they normalise crops of the source in
 training: the running statistics, which prediction uses, are those of the target.
+
+What a method does before it begins with the target (the warm-up of class-balanced self-training, the alignment of whole
+domains) gives no best weights: of two such validations the later one is better, and any other is better than both.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from cellkit.stages.adapt_networks import Deployed, normalised_by_batch
 
 HELD = "held_score"  # minus the loss: the engine takes the highest
 ORDER = "validation"  # number of the validation: the newest weights are the best where no image was held out
+UNSETTLED = -1e6  # below any score; each is above those before it, so that none ends a training by patience
 HELD_CROPS = 16  # at least; of many images one crop of each
 
 
@@ -90,6 +94,11 @@ class AdaptValidation:
         """The score that chooses, and those of the monitor."""
         self.done += 1
         self.deployed.load(modules)
-        chooses = float(self.done) if self.held is None else -self.held(self.deployed.members)
+        if self.held is None:
+            chooses = float(self.done)
+        elif self.deployed.method.settled:
+            chooses = -self.held(self.deployed.members)
+        else:
+            chooses = UNSETTLED + self.done
         watched = {} if self.monitor is None else self.monitor(self.deployed)
         return {self.score: chooses} | watched

@@ -218,7 +218,9 @@ class _Run:
         if held is None and monitor is None:
             return None
         deployed = Deployed(self.spec, self.recipe.representation, self.method, self.device)
-        done = 0 if resume is None or held is not None else int(resume["best"] or 0)
+        done = 0
+        if resume is not None:
+            done = int(resume["best"] or 0) if held is None else resume["step"] // self.recipe.fit.validate_every
         return AdaptValidation(deployed, held, monitor, done)
 
     def _held(self) -> HeldLoss:

@@ -306,3 +306,13 @@ def test_a_representation_without_probability_is_one_line(tmp_path):
 def test_with_nothing_but_warm_up_there_are_no_rounds(tmp_path):
     method = method_of(tmp_path, cbst_warmup=1.0)
     assert [batch.round for batch in islice(method.batches(0), 4)] == [0, 0, 0, 0]
+    assert method.settled
+
+
+def test_weights_may_be_chosen_when_rounds_have_begun(tmp_path):
+    method = method_of(tmp_path, changes={"steps": 8})
+    seen = []
+    for batch in islice(method.batches(0), 4):
+        method.losses(batch)
+        seen.append(method.settled)
+    assert seen == [False, False, True, True]

@@ -176,10 +176,15 @@ def test_the_labeller_is_the_network_where_the_second_part_begins(tmp_path):
                 parameter.add_(0.1)
         method.on_step_end(step)
         states.append(copy.deepcopy(method.modules.network.state_dict()))
+        assert method.settled == (step > 2)
     labeller = method.modules.labeller
     assert all(torch.equal(states[1][name], tensor) for name, tensor in labeller.state_dict().items())
     assert not labeller.training
     assert not any(parameter.requires_grad for parameter in labeller.parameters())
+
+
+def test_where_regions_are_never_aligned_any_weights_may_be_chosen(tmp_path):
+    assert CrossRegion(toys.adaptation(tmp_path, region_begin=1.0)).settled
 
 
 def test_an_adapted_base_can_be_the_labeller_from_the_start(tmp_path):

@@ -80,6 +80,7 @@ class Twice:
     """A method of one network, which is saved with a head that is doubled."""
 
     members = 1
+    settled = True
 
     def __init__(self):
         torch.manual_seed(1)
@@ -94,6 +95,7 @@ class Pair:
     """A method of two networks."""
 
     members = 2
+    settled = True
 
     def __init__(self):
         torch.manual_seed(2)
@@ -119,6 +121,15 @@ def test_both_networks_are_scored():
     validate = AdaptValidation(Deployed(SPEC, MASK, method, CPU), held)
     wanted = (held([method.modules[0]]) + held([method.modules[1]])) / 2
     assert validate(method.modules)[HELD] == pytest.approx(-wanted)
+
+
+def test_what_comes_before_the_target_is_never_the_best():
+    method, held = Twice(), HeldLoss(batches(), MASK, CPU)
+    validate = AdaptValidation(Deployed(SPEC, MASK, method, CPU), held)
+    method.settled = False
+    first, second = (validate(method.modules)[HELD] for _ in range(2))
+    method.settled = True
+    assert first < second < -1000 * held([method.modules["own"]]) < validate(method.modules)[HELD]
 
 
 class Watcher:

@@ -41,6 +41,7 @@ class Plain:
     """A method of one network that learns from the source, and keeps a second one aside."""
 
     members = 1
+    settled = True
 
     def __init__(self, adaptation):
         self.adaptation = adaptation
