@@ -125,7 +125,7 @@ def recipe(choices: Choices) -> AdaptRecipe:
         refuse_of_base(values)
         model, preprocessing, decoding = base_parts(choices.model, decoding)
         model = apply(AdaptModel, model.to_dict() | values)
-    return AdaptRecipe(
+    chosen = AdaptRecipe(
         model=model,
         preprocessing=with_diameter(preprocessing, choices.diameter),
         fit=apply(AdaptFit, values, steps=choices.steps, learning_rate=choices.lr, seed=choices.seed),
@@ -134,6 +134,9 @@ def recipe(choices: Choices) -> AdaptRecipe:
         augmentation=apply(AdaptAugmentation, values),
         adapt=apply(AdaptSettings, values),
     )
+    for name in sorted(chosen.idle & values.keys()):
+        log.warning("--set %s: the method %s has no use for it", name, choices.method)
+    return chosen
 
 
 def refuse_beside_base(choices: Choices) -> None:

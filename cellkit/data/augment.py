@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class Augmentation(Spec):
             the place of ``scale``. For models that work on any size.
         rotate: any angle.
         flip: mirrored half of the time.
+        flip_rows: turned upside down half of the time, also where crops are not rotated.
         foreground: how often a crop without any cell is drawn again.
         probability: of each of the changes from ``brightness`` to ``blur``.
         brightness: largest shift.
@@ -49,11 +51,14 @@ class Augmentation(Spec):
         grey: probability that all channels become their mean.
     """
 
+    younger = MappingProxyType({"flip_rows": False})
+
     crop: int = 224
     scale: tuple[float, float] = (0.75, 1.25)
     diameters: tuple[float, float] | None = None
     rotate: bool = True
     flip: bool = True
+    flip_rows: bool = False
     foreground: int = 3
     probability: float = 0.5
     brightness: float = 0.1
@@ -158,7 +163,8 @@ def _draw_affine(numbers: Iterator[float], augmentation: Augmentation, scene: Sc
     angle = 2 * math.pi * turn if augmentation.rotate else 0.0
     mirror = -1.0 if augmentation.flip and mirrored else 1.0
     cosine, sine = math.cos(angle) / zoom, math.sin(angle) / zoom
-    matrix = (cosine, -sine * mirror, sine, cosine * mirror)
+    upside = -1.0 if augmentation.flip_rows and not augmentation.rotate and turn < 0.5 else 1.0
+    matrix = (cosine * upside, -sine * mirror, sine, cosine * mirror)
     affine = Affine(matrix=matrix, centre=(0.0, 0.0), crop=augmentation.crop)
     for _ in range(augmentation.foreground + 1):
         affine = affine.moved(_draw_centre(next(numbers), next(numbers), affine, scene.shape))

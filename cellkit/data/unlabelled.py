@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -49,14 +50,18 @@ class Deformation(Spec):
         scale: range of the magnification, log-uniform.
         rotate: any angle.
         flip: mirrored half of the time.
+        flip_rows: turned upside down half of the time, also where crops are not rotated.
         spacing: pixels between the control points of the elastic deformation.
         jitter: standard deviation in pixels of the control points; 0: no elastic deformation.
     """
+
+    younger = MappingProxyType({"flip_rows": False})
 
     crop: int = 128
     scale: tuple[float, float] = (0.9, 1.1)
     rotate: bool = True
     flip: bool = True
+    flip_rows: bool = False
     spacing: int = 64
     jitter: float = 2.0
 
@@ -217,6 +222,7 @@ def draw_positions(generator: torch.Generator, deformation: Deformation, shape: 
     angle = 2 * math.pi * turn if deformation.rotate else 0.0
     mirror = -1.0 if deformation.flip and mirrored < 0.5 else 1.0
     cosine, sine = math.cos(angle) * factor, math.sin(angle) * factor
+    upside = -1.0 if deformation.flip_rows and not deformation.rotate and turn < 0.5 else 1.0
     half = (deformation.crop - 1) / 2
     reach = (abs(cosine) + abs(sine)) * half
     ends = [sorted((reach, size - 1 - reach)) for size in shape]  # of a small image, the crop shows all
@@ -225,7 +231,7 @@ def draw_positions(generator: torch.Generator, deformation: Deformation, shape: 
     down, right = torch.stack(torch.meshgrid(straight, straight, indexing="ij")) + _bend(generator, deformation)
     return torch.stack(
         [
-            cosine * down - sine * mirror * right + centre[0],
+            cosine * upside * down - sine * mirror * right + centre[0],
             sine * down + cosine * mirror * right + centre[1],
         ]
     )

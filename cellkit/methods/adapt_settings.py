@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Literal, TypeAlias, get_args, get_origin, get_type_hints
 
-from cellkit.config import Spec
+from cellkit.config import AdaptMethodName, Spec
 from cellkit.errors import UsageError
 
 DomainStatisticsName: TypeAlias = Literal["target", "both"]
@@ -51,6 +51,20 @@ LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType(
     }
 )
 """Least and largest value of the numbers that have them."""
+
+OWN: Mapping[AdaptMethodName, tuple[str, ...]] = MappingProxyType(
+    {
+        "culpico": ("statistics", "discrepancy", "ramp", "collapse"),
+        "mean-teacher": ("statistics", "consistency", "teacher", "strong"),
+        "mcd": ("statistics", "mcd"),
+        "cbst": ("statistics", "cbst"),
+        "dual-teacher": ("statistics", "dual", "strong"),
+        "cross-region": ("statistics", "region"),
+        "source-only": ("bound",),
+        "target-only": ("bound",),
+    }
+)
+"""First words of the settings that each method has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,3 +183,8 @@ class AdaptSettings(Spec):
             if not low <= getattr(self, name) <= high:
                 wanted = f"from {low:g} to {high:g}" if high < math.inf else f"from {low:g} on"
                 raise UsageError(name, f"{getattr(self, name):g} is out of range", f"give a number {wanted}")
+
+    @classmethod
+    def names_of(cls, method: AdaptMethodName) -> frozenset[str]:
+        """The settings that a method has."""
+        return frozenset(field.name for field in fields(cls) if field.name.partition("_")[0] in OWN[method])

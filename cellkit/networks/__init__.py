@@ -86,9 +86,9 @@ def margin_of(network: nn.Module) -> int:
     return network.margin if isinstance(network, MiniUNet) else 0
 
 
-def stride_of(network: nn.Module) -> int:
+def stride_of(network: nn.Module | Styled) -> int:
     """Pixels of the grid that tiles of an image begin on, so that a network sees them as it sees the whole."""
-    members: Iterable[nn.Module] = network.members if isinstance(network, Ensemble) else [network]
+    members: Iterable[object] = network.members if isinstance(network, Ensemble) else [network]
     return math.lcm(GRID, *(int(getattr(member, "stride", 1)) for member in members))
 
 

@@ -63,6 +63,7 @@ class AdaptAugmentation(Augmentation):
     crop: int = 256
     scale: tuple[float, float] = (1.0, 1.0)
     rotate: bool = False
+    flip_rows: bool = True
     foreground: int = 0
     probability: float = 0.0
 
@@ -116,12 +117,19 @@ class AdaptRecipe(Recipe):
     def deformation(self) -> Deformation:
         """What happens to crops of the target: the same as to those of the source."""
         cut = self.augmentation
-        return Deformation(crop=cut.crop, scale=cut.scale, rotate=cut.rotate, flip=cut.flip, jitter=0.0)
+        return Deformation(
+            crop=cut.crop, scale=cut.scale, rotate=cut.rotate, flip=cut.flip, flip_rows=cut.flip_rows, jitter=0.0
+        )
 
     @property
     def parts(self) -> tuple[Spec, ...]:
         """As of every recipe, what happens to crops, and the methods."""
         return *super().parts, self.augmentation, self.adapt
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Settings of other methods, which change nothing."""
+        return frozenset(self.adapt.to_dict()) - AdaptSettings.names_of(self.method)
 
 
 def base_parts(base: str, decoding: Settings = NO_SETTINGS) -> tuple[AdaptModel, Preprocessing, Settings]:

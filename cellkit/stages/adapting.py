@@ -256,7 +256,7 @@ def _record(domains: Domains, recipe: AdaptRecipe) -> Record:
     return replace(
         record,
         verb="adapt",
-        arguments={name: value for name, value in record.arguments.items() if name != "init"} | own,
+        arguments={n: value for n, value in record.arguments.items() if n not in {"init", *recipe.idle}} | own,
         model=base,
         model_digest=None if base is None else digest_of(model_path(base)),
         input_digest=digest_of(f"{record.input_digest}\n{names}".encode()),

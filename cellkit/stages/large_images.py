@@ -20,6 +20,7 @@ from cellkit.engine.tiles import rounded_up
 from cellkit.errors import UsageError
 from cellkit.io.images import Pixels
 from cellkit.io.maps import Maps
+from cellkit.networks import stride_of
 from cellkit.ops.blocks import Window, windows
 from cellkit.overlap import ahead
 from cellkit.stages.passes import Passes
@@ -27,7 +28,6 @@ from cellkit.stages.passes import Passes
 LARGE = 16_000_000  # pixels at map scale; images beyond go through in windows, whether they are in memory or not
 CORE = 1344  # px, side of a window's core: with 64 px around it, it is exactly 2 x 2 tiles of 768 that overlap by 64
 WIDE, CORE_OF_WIDE = 40_000, 640  # px; of wider images one row of windows is one row of such tiles, to save memory
-STRIDE = 8  # windows begin at multiples of it, so that the network's grid is that of the image
 READ_SIDE = 2048  # px of the source that are read at once, per axis
 WHOLE_BYTES = 1 << 29  # maps that may be asked for at once; more is refused
 
@@ -129,8 +129,8 @@ def map_bands(pixels: LargePixels, passes: Passes) -> Iterator[NDArray[np.float1
         Bands (channels, rows, w) that tile the map.
     """
     height, width = pixels.shape
-    core = CORE if width <= WIDE else CORE_OF_WIDE
-    plan = windows(pixels.shape, core, rounded_up(passes.tiling.overlap, STRIDE))
+    core = CORE if width <= WIDE else CORE_OF_WIDE  # multiples of the stride of any network
+    plan = windows(pixels.shape, core, rounded_up(passes.tiling.overlap, stride_of(passes.network)))
     arrays = ahead((window, pixels.window(window.outer)) for window in plan)
     for window, maps in passes.maps(arrays, _origin):
         (rows, columns), (top, left) = window.core, (outer.start for outer in window.outer)
@@ -144,9 +144,10 @@ def map_bands(pixels: LargePixels, passes: Passes) -> Iterator[NDArray[np.float1
 
 def map_window(pixels: LargePixels, passes: Passes, rows: slice, columns: slice) -> NDArray[np.float16]:
     """Maps (channels, rows, columns) of one window, with as much context as those of :func:`map_bands` have."""
-    context = rounded_up(passes.tiling.overlap, STRIDE)
+    stride = stride_of(passes.network)  # windows begin at multiples of it: the network's grid is that of the image
+    context = rounded_up(passes.tiling.overlap, stride)
     outer = tuple(
-        slice(max(0, (part.start - context) // STRIDE * STRIDE), min(size, part.stop + context))
+        slice(max(0, (part.start - context) // stride * stride), min(size, part.stop + context))
         for part, size in zip((rows, columns), pixels.shape, strict=True)
     )
     origin = outer[0].start, outer[1].start

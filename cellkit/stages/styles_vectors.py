@@ -17,11 +17,10 @@ from cellkit.engine.device import Device
 from cellkit.engine.memory import is_out_of_memory
 from cellkit.engine.tiles import divide, rounded_up
 from cellkit.errors import MemoryLimitError, ModelError
-from cellkit.networks import Styled
+from cellkit.networks import Styled, stride_of
 from cellkit.stages.large_images import LargePixels
 
 TILE = 1024  # px, longest side that goes through at once: half a GB of activations at 32 channels
-STRIDE = 8  # sides are multiples of it, as in prediction
 SHORTEST = 1e-12  # a vector shorter than this has no direction
 
 
@@ -51,7 +50,7 @@ def style_of(network: Styled, pixels: NDArray[np.float32] | LargePixels, device:
         MemoryLimitError: a tile does not fit into memory.
         InputError: a large image cannot be read on.
     """
-    styles = [_run(network, tile, device) for tile in _tiles(pixels)]
+    styles = [_run(network, tile, device) for tile in _tiles(pixels, stride_of(network))]
     return unit(np.mean(styles, axis=0, dtype=np.float64)).astype(np.float32)
 
 
@@ -63,10 +62,13 @@ def unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     return result
 
 
-def _tiles(pixels: NDArray[np.float32] | LargePixels) -> Iterator[NDArray[np.float32]]:
-    """Tiles (C, h, w) that cover an image, of one size; beyond the lower and right edge it is mirrored."""
+def _tiles(pixels: NDArray[np.float32] | LargePixels, stride: int) -> Iterator[NDArray[np.float32]]:
+    """Tiles (C, h, w) that cover an image, of one size; beyond the lower and right edge it is mirrored.
+
+    Their sides are multiples of the stride of the network, as in prediction.
+    """
     height, width = pixels.shape[-2:]
-    rows, columns = (divide(rounded_up(length, STRIDE), TILE, 0, STRIDE) for length in (height, width))
+    rows, columns = (divide(rounded_up(length, stride), TILE, 0, stride) for length in (height, width))
     for top in rows.starts:
         for left in columns.starts:
             down, across = slice(top, min(top + rows.size, height)), slice(left, min(left + columns.size, width))

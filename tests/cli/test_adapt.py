@@ -311,3 +311,9 @@ def test_settings_are_listed(cellkit):
     assert not {"steps", "network", "representation", "learning_rate", "typical", "init"} & set(names)
     assert "normalisation=minmax\t" in listed
     assert "rotate=false\t" in listed
+
+
+def test_a_setting_of_another_method_is_said_to_be_of_no_use(cellkit, tmp_path, folders):
+    done = cellkit(*command(folders, tmp_path / "a.ckpt", "--set", "mcd_n=2", "--set", "ramp=2", "--dry-run"))
+    assert done.code == 0
+    assert done.err == "cellkit adapt: warning: --set mcd_n: the method culpico has no use for it\n"

@@ -89,6 +89,21 @@ def test_rotation_and_flip_keep_the_magnification():
     assert 0.3 < np.mean(np.array(determinants) < 0) < 0.7
 
 
+def test_crops_are_mirrored_both_ways_and_stay_on_the_raster():
+    both = dataclasses.replace(PLAIN, flip=True, flip_rows=True)
+    matrices = [d.affine.matrix for d in draws(both)]
+    assert {(m[0], m[3]) for m in matrices} == {(1, 1), (1, -1), (-1, 1), (-1, -1)}
+    assert all(m[1] == m[2] == 0 for m in matrices)
+    assert 0.4 < np.mean([m[0] < 0 for m in matrices]) < 0.6
+    turned, once = (dataclasses.replace(both, rotate=True, flip_rows=rows) for rows in (True, False))
+    assert draws(turned) == draws(once)  # any angle has it already
+
+
+def test_a_setting_that_came_later_is_recorded_where_it_changes_something():
+    assert "flip_rows" not in PLAIN.recorded()
+    assert dataclasses.replace(PLAIN, flip_rows=True).recorded()["flip_rows"] is True
+
+
 def test_inversion_turns_bright_into_dark():
     (d,) = draws(dataclasses.replace(PLAIN, invert=1.0), count=1)
     assert apply_mixing(d.mixing, [0.0]) == [1.0]

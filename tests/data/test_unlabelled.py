@@ -151,6 +151,14 @@ def test_elastic_deformation_is_smooth_and_as_strong_as_asked():
     assert moves.diff(n=2, dim=-1).abs().max() < 0.02  # no kinks
 
 
+def test_crops_are_turned_upside_down_half_of_the_time():
+    flipped = replace(STILL, flip=True, flip_rows=True)
+    ways = [positions(flipped, (60, 60), seed).diff(dim=1)[0, 0, 0].item() for seed in range(40)]
+    ways = [round(way, 4) for way in ways]
+    assert set(ways) == {1.0, -1.0}
+    assert 0.25 < np.mean(np.array(ways) < 0) < 0.75
+
+
 def test_crops_that_show_nothing_are_drawn_again(tmp_path):
     image = np.zeros((600, 600), np.uint16)
     image[:300] = noise(300, 600)

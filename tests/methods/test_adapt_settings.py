@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
+from cellkit.config import AdaptMethodName
 from cellkit.errors import UsageError
 from cellkit.methods.adapt_settings import LIMITS, AdaptSettings
 
@@ -37,3 +40,10 @@ def test_ends_of_the_ranges_are_allowed():
 def test_settings_survive_a_checkpoint():
     settings = AdaptSettings(statistics="both", ramp=7, discrepancy=False)
     assert AdaptSettings.from_dict(settings.to_dict()) == settings
+
+
+def test_every_setting_belongs_to_a_method_and_every_method_has_some():
+    by_method = {method: AdaptSettings.names_of(method) for method in get_args(AdaptMethodName)}
+    assert frozenset().union(*by_method.values()) == set(AdaptSettings().to_dict())
+    assert all(by_method.values())
+    assert by_method["mcd"] == {"statistics", "mcd_n"}

@@ -162,6 +162,8 @@ def test_history_and_card_tell_of_both_domains(tmp_path, plain):
     wanted = {"method": "culpico", "source": "source", "target": "target", "images": 2, "validation_images": 1}
     more = {"target_images": 3, "normalisation": "minmax", "colour": "grey", "schedule": "constant", "rotate": False}
     assert (wanted | more).items() <= record.arguments.items()
+    assert {"ramp", "flip_rows"} <= record.arguments.keys()
+    assert not {"mcd_n", "teacher_decay", "bound_statistics"} & record.arguments.keys()  # of other methods
     assert found.card == {
         "method": "culpico",
         "source": {"name": "source", "images": 2, "held out": 1},
