@@ -3,8 +3,8 @@
 As the paper (CULPICO, Methods): images between their least and greatest value, crops that are flipped and not turned,
 the weights with the smallest loss on images of the source that were held out, one in four; Adam at 1e-3 throughout, as
 the authors' code. The paper has 400 epochs of 16 crops of 272x352; here a number of steps, 8 crops of 256x256 and a
-validation every 50 steps, all of them settings. Flips are left to right; ``rotate=true`` has every angle, also upside
-down. Beyond its border an image is mirrored: no crop shows the constant frame of those that the authors' code turns.
+validation every 50 steps, all of them settings. Beyond its border an image is mirrored: no crop shows the constant
+frame of those that the authors' code turns.
 
 Left open by the paper, and our choice: which images of the target are learned from (all that are given, none of them
 with its labels); how large the cells of the target are (as they are, unless their diameter is given).
