@@ -11,10 +11,10 @@ from typing import Any, Literal, Self, TypeAlias
 from cellkit.errors import UsageError
 
 NetworkName: TypeAlias = Literal[
-    "unet", "style-unet", "mini-unet", "fcrn", "light-unet", "batch-unet", "batch-unet-transposed"
+    "unet", "style-unet", "mini-unet", "fcrn", "light-unet", "batch-unet", "batch-unet-transposed", "detector"
 ]
-RepresentationName: TypeAlias = Literal["flow", "mask", "border", "hover", "embedding", "star"]
-PretrainMethodName: TypeAlias = Literal["supervised", "oce"]
+RepresentationName: TypeAlias = Literal["flow", "mask", "border", "hover", "embedding", "star", "boxes"]
+PretrainMethodName: TypeAlias = Literal["supervised", "oce", "detection", "moco", "cupre"]
 ShotMethodName: TypeAlias = Literal["classic", "contrastive", "l2sp"]
 FinetuneMethodName: TypeAlias = Literal["classic", "contrastive", "l2sp", "supported"]
 MetaMethodName: TypeAlias = Literal["reptile", "fomaml", "anil"]
@@ -95,6 +95,8 @@ class NetworkSpec(Spec):
         widths: feature channels per level, shallowest first.
         affine: batch normalisation has a scale and a shift that are learned.
         members: networks of this kind whose blended maps are the model's, as ``networks.Ensemble``; 1: one alone.
+        settings: what a network of many parts needs beside: of ``detector`` the fields of its ``DetectorSpec``, whose
+            ``channels`` are the same.
     """
 
     name: NetworkName = "unet"
@@ -103,6 +105,7 @@ class NetworkSpec(Spec):
     widths: tuple[int, ...] = (32, 64, 128, 256)
     affine: bool = True
     members: int = 1
+    settings: Settings = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +119,29 @@ class RepresentationSpec(Spec):
 
     name: RepresentationName = "flow"
     settings: Settings = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectSettings(Spec):
+    """How the outputs of a detector become objects.
+
+    Attributes:
+        before_nms: proposals of each level that are compared, best first.
+        proposals: that are left of an image, and looked at by the heads.
+        proposal_overlap: intersection over union above which the lesser of two proposals of a level is dropped.
+        least_score: objects below it are dropped.
+        overlap: intersection over union above which the lesser of two objects of a category is dropped.
+        most: objects of a tile at most, best first.
+        mask_threshold: probability from which a pixel belongs to an object.
+    """
+
+    before_nms: int = 1000
+    proposals: int = 1000
+    proposal_overlap: float = 0.7
+    least_score: float = 0.05
+    overlap: float = 0.5
+    most: int = 3000
+    mask_threshold: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
