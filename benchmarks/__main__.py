@@ -32,6 +32,7 @@ COMPARISONS = {  # name -> module with measure(bench); imported when it is its t
     "cellulus-step": "benchmarks.cellulus_step",
     "meta-step": "benchmarks.meta_step",
     "adapt-step": "benchmarks.adapt_step",
+    "detector": "benchmarks.detector",
     "mean-shift": "benchmarks.mean_shift",
     "polygon-nms": "benchmarks.polygon_nms",
     "finetuning": "benchmarks.finetuning",

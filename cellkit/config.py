@@ -22,7 +22,7 @@ AdaptMethodName: TypeAlias = Literal[
     "culpico", "mean-teacher", "mcd", "cbst", "dual-teacher", "cross-region", "source-only", "target-only"
 ]
 TrainedPartName: TypeAlias = Literal["all", "decoder", "head"]
-NormalisationName: TypeAlias = Literal["percentile", "minmax", "none"]
+NormalisationName: TypeAlias = Literal["percentile", "minmax", "range", "none"]
 PrecisionName: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 ColourName: TypeAlias = Literal["as-is", "rgb", "grey"]
 SamplingName: TypeAlias = Literal["pooled", "balanced"]
@@ -30,7 +30,7 @@ CropsName: TypeAlias = Literal["random", "grid"]
 WhetherName: TypeAlias = Literal["auto", "true", "false"]
 BatchStatisticsName: TypeAlias = Literal["auto", "shots", "query", "running"]
 OptimiserName: TypeAlias = Literal["adamw", "adam", "sgd"]
-ScheduleName: TypeAlias = Literal["cosine", "flat-decay", "halving", "tenths", "constant"]
+ScheduleName: TypeAlias = Literal["cosine", "flat-decay", "halving", "tenths", "late-tenths", "constant"]
 OnExists: TypeAlias = Literal["skip", "overwrite", "error"]
 
 JsonValue: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None

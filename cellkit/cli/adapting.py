@@ -113,6 +113,7 @@ def recipe(choices: Choices) -> AdaptRecipe:
         UsageError: a setting or a combination of options that cannot be meant.
         ModelError: the base cannot be used.
     """
+    training.refuse_detector(choices.network, choices.representation, choices.method, "choose another")
     values = assignments(choices.settings, KINDS, ADAPT_OPTIONS)
     decoding: Settings = {name: value for name, value in values.items() if name in names_of(*DECODING)}
     if choices.model is None:

@@ -19,7 +19,7 @@ Labels: TypeAlias = Annotated[
     typer.Argument(
         metavar="LABELS",
         help="A label file or a folder of them, outlines (.zip, .geojson), a COCO file, an HDF5 file, annotated images "
-        "in any layout, or - for a tar stream.",
+        "in any layout, or - for a tar stream; weights of others (.pth, .pt, .pkl).",
         show_default=False,
     ),
 ]
@@ -31,7 +31,7 @@ Output: TypeAlias = Annotated[
         metavar="OUT",
         show_default=False,
         help="DIR/, or FILE.json (COCO), FILE.zip (ROIs of one image), FILE.geojson(.gz), FILE.h5, FILE.tif, FILE.png, "
-        "or - for a tar stream on stdout (JSON of coco).",
+        "or - for a tar stream on stdout (JSON of coco); of weights MODEL.ckpt.",
     ),
 ]
 To: TypeAlias = Annotated[

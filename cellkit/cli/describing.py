@@ -46,12 +46,13 @@ def subject(name: str) -> Facts:
     if not path.exists() or path.suffix == ".ckpt":
         return checkpoint(name)
     history = _history(path)
-    reading = _reading(name)
+    keys = _keys(path)
+    reading = {} if "instances" in keys else _reading(name)  # no image, whatever its datasets look like
     if not history and not reading:
         raise InputError(
             name, "neither an image nor an output of cellkit", "give an image, a prediction, labels or a checkpoint"
         )
-    return {"file": name, **reading, **_keys(path), "history": [dataclasses.asdict(record) for record in history]}
+    return {"file": name, **reading, **keys, "history": [dataclasses.asdict(record) for record in history]}
 
 
 def checkpoint(name: str) -> Facts:
@@ -90,7 +91,20 @@ def _keys(path: Path) -> Facts:
     for kind in ("maps", "labels"):
         with contextlib.suppress(InputError):
             return {kind: list(read_histories(path, kind))}
+    with contextlib.suppress(InputError):
+        return _objects(path)
     return {}
+
+
+def _objects(path: Path) -> Facts:
+    """Of each image of a prediction file of a detector how many objects there are, and how many of each category."""
+    from cellkit.io.detections import read_objects
+
+    facts: Facts = {}
+    for found in read_objects(path, str(path)):
+        counts = [int((found.categories == number).sum()) for number in range(len(found.names))]
+        facts[found.key] = {"objects": found.count} | dict(zip(found.names, counts, strict=True))
+    return {"instances": facts}
 
 
 def _reading(name: str) -> Facts:

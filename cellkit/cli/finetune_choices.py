@@ -21,6 +21,7 @@ class Images:
     contrast: str | None
     count: int | None
     draw: int
+    fraction: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Choices:
     method: FinetuneMethodName
     train: TrainedPartName
     steps: int
-    lr: float
+    lr: float | None
     diameter: float | None
     seed: int
     settings: Sequence[str] | None

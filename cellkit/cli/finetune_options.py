@@ -55,7 +55,15 @@ Contrast: TypeAlias = Annotated[
 Count: TypeAlias = Annotated[
     int | None, typer.Option("--shots", metavar="K", min=1, help="Draw so many of the images; else all are shots.")
 ]
-Draw: TypeAlias = Annotated[int, typer.Option("--draw", metavar="SEED", help="Seed of the draw of --shots.")]
+Fraction: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--fraction", metavar="F", min=0, max=1, help="Draw this part of the images, one at least, e.g. 0.05."
+    ),
+]
+Draw: TypeAlias = Annotated[
+    int, typer.Option("--draw", metavar="SEED", help="Seed of the draw of --shots or --fraction.")
+]
 Steps: TypeAlias = Annotated[int, typer.Option("--steps", metavar="N", help="Gradient steps.", min=1)]
 Diameter: TypeAlias = Annotated[
     float | None,

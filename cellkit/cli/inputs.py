@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from cellkit.data.predicted_objects import HeldObjects
 from cellkit.data.truth import Truth, check_shape
 from cellkit.errors import InputError, NoInputError, UsageError
+from cellkit.io.detections import KIND, ObjectPrediction, kind_of, read_any_predictions, read_objects
 from cellkit.io.images import ReadOptions
 from cellkit.io.keys import HDF5_SUFFIXES, key_of, split_dataset, suffix_of
 from cellkit.io.labels import LABEL_SUFFIXES, LabelImage, read_label_images
-from cellkit.io.maps import Prediction, read_predictions
+from cellkit.io.maps import Prediction
 from cellkit.io.sources import (
     IMAGE_MARK,
     LABEL_FOLDERS,
@@ -117,7 +119,7 @@ def prediction_files(inputs: Sequence[str]) -> list[Path] | None:
     return None if is_stream(inputs) else files(inputs, HDF5_SUFFIXES, "prediction files (.h5)")
 
 
-def predictions(paths: Sequence[Path] | None) -> Iterator[Prediction | Failure]:
+def predictions(paths: Sequence[Path] | None) -> Iterator[Prediction | ObjectPrediction | Failure]:
     """Predictions of files or the stream; an unreadable file costs itself."""
     if paths is None:
         for name, data in _members():
@@ -132,9 +134,9 @@ def _members() -> Iterator[tuple[str, bytes]]:
     return ahead(read_stream(binary_stdin()), count=1)
 
 
-def _guarded_predictions(source: Path | bytes, name: str) -> Iterator[Prediction | Failure]:
+def _guarded_predictions(source: Path | bytes, name: str) -> Iterator[Prediction | ObjectPrediction | Failure]:
     try:
-        yield from read_predictions(source, name)
+        yield from read_any_predictions(source, name)
     except InputError as error:
         yield Failure(key=key_of(name), source=name, error=error)
 
@@ -147,6 +149,40 @@ def label_images(inputs: Sequence[str]) -> Iterator[LabelImage | Failure]:
         return
     for path in files(inputs, LABEL_SUFFIXES, "label images (.tif, .png, .h5)"):
         yield from _guarded_labels(str(path), None)
+
+
+def predicted_objects(
+    inputs: Sequence[str], numbers: Mapping[str, int]
+) -> Iterator[LabelImage | HeldObjects | Failure]:
+    """As :func:`label_images`, but members of the stream may hold what a detector predicted.
+
+    Args:
+        inputs: as the user named them.
+        numbers: of the categories in the truth, by their names.
+    """
+    if not is_stream(inputs):
+        yield from label_images(inputs)
+        return
+    for name, data in _members():
+        if _holds_objects(name, data):
+            yield from _guarded_objects(name, data, numbers)
+        else:
+            yield from _guarded_labels(name, data)
+
+
+def _holds_objects(name: str, data: bytes) -> bool:
+    try:
+        return name.lower().endswith(HDF5_SUFFIXES) and kind_of(data, name) == KIND
+    except InputError:  # said when it is read
+        return False
+
+
+def _guarded_objects(name: str, data: bytes, numbers: Mapping[str, int]) -> Iterator[HeldObjects | Failure]:
+    try:
+        for prediction in read_objects(data, name):
+            yield HeldObjects(prediction, name, numbers)
+    except InputError as error:
+        yield Failure(key=key_of(name), source=name, error=error)
 
 
 def _guarded_labels(name: str, data: bytes | None) -> Iterator[LabelImage | Failure]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 from cellkit.cli.settings import describe
-from cellkit.config import ModelSettings, Preprocessing, Spec, SupervisedSettings
+from cellkit.config import DetectSettings, ModelSettings, Preprocessing, Spec, SupervisedSettings
 from cellkit.data.augment import Augmentation
 from cellkit.engine import FitSettings
-from cellkit.representations import REPRESENTATIONS
+from cellkit.representations import OBJECTS, REPRESENTATIONS
 from cellkit.representations.representation import DecodeSettings
 from cellkit.stages import PredictSettings
 
 DECODING: tuple[type[DecodeSettings], ...] = tuple(
-    representation.settings for representation in REPRESENTATIONS.values()
+    representation.settings for representation in (*REPRESENTATIONS.values(), *OBJECTS.values())
 )
 TRAINING: tuple[type[Spec], ...] = (
     ModelSettings,
@@ -77,40 +78,40 @@ OPTIONS: dict[str, dict[str, str]] = {  # settings that are options of their own
     "finetune": TUNE_OPTIONS,
 }
 SETTINGS: dict[str, tuple[type[Spec], ...]] = {
-    "predict": (PredictSettings,),
+    "predict": (PredictSettings, DetectSettings),
     "postprocess": DECODING,
     "segment": (PredictSettings, *DECODING),
     "pretrain": TRAINING,
 }
 
 
+LATE = {  # method, else verb -> module and name of its dataclasses: it imports more than other verbs want to wait for
+    "oce": ("unlabelled", "KINDS"),
+    "detection": ("pretrain_detection", "KINDS"),
+    "moco": ("moco", "KINDS"),
+    "cupre": ("cupre", "KINDS"),
+    "supported": ("supported", "SUPPORTED"),
+    "meta-train": ("meta_training", "KINDS"),
+    "adapt": ("adapting", "KINDS"),
+    "finetune": ("tuning", "LISTED"),
+}
+
+
 def kinds_of(verb: str, method: str | None = None) -> tuple[type[Spec], ...]:
     """The dataclasses whose fields ``--set`` of a verb takes, for a way of learning."""
-    if method == "oce":
-        from cellkit.cli.unlabelled import KINDS
-
-        return KINDS
-    if method == "supported":
-        from cellkit.cli.supported import SUPPORTED
-
-        return SUPPORTED
-    if verb == "meta-train":
-        from cellkit.cli.meta_training import KINDS as META
-
-        return META
-    if verb == "adapt":
-        from cellkit.cli.adapting import KINDS as ADAPT
-
-        return ADAPT
-    if verb == "finetune":
-        from cellkit.cli.tuning import TUNING  # imports more than other verbs want to wait for
-
-        return TUNING
-    return SETTINGS[verb]
+    place = LATE.get(method or verb, LATE.get(verb))
+    if place is None:
+        return SETTINGS[verb]
+    kinds: tuple[type[Spec], ...] = getattr(importlib.import_module(f"cellkit.cli.{place[0]}"), place[1])
+    return kinds
 
 
 def options_of(verb: str, method: str | None = None) -> dict[str, str]:
     """Settings that are options of their own of a verb, for a way of learning: field -> option."""
+    if method in ("detection", "moco", "cupre"):
+        from cellkit.cli.pretrain_detection import OPTIONS as DETECTION
+
+        return DETECTION
     return SUPPORT_OPTIONS if method == "supported" else OPTIONS[verb]
 
 

@@ -26,7 +26,7 @@ from cellkit.cli.settings import describe
 ROOT = Path(__file__).resolve().parents[2]
 SHELLS = {"bash": "cellkit.bash", "zsh": "cellkit.zsh", "fish": "cellkit.fish"}
 FORMATS = {  # section of cellkit-formats(5) -> modules that read and write the format
-    "PREDICTION FILES": ("cellkit.io.maps",),
+    "PREDICTION FILES": ("cellkit.io.maps", "cellkit.io.detections"),
     "LABEL IMAGES": ("cellkit.io.label_tiff", "cellkit.io.label_png", "cellkit.io.label_hdf5"),
     "CHECKPOINTS": ("cellkit.io.checkpoints",),
     "STREAMS": ("cellkit.io.streams",),
@@ -55,12 +55,22 @@ FIDELITY: dict[
             "cellkit.ops.noisy_passes",
             "cellkit.representations.embedding",
         ),
+        "detection": (
+            "cellkit.stages.pretraining_detection",
+            "cellkit.methods.detection",
+            "cellkit.methods.detection_losses",
+            "cellkit.networks.detector_inference",
+            "cellkit.data.detection_anchors",
+        ),
+        "moco": ("cellkit.methods.moco", "cellkit.data.moco_views", "cellkit.stages.pretraining_moco"),
+        "cupre": ("cellkit.methods.cupre", "cellkit.stages.pretraining_cupre"),
     },
     "finetune": {
         "classic": ("cellkit.methods.classic",),
         "contrastive": ("cellkit.methods.contrastive", "cellkit.data.style_crops"),
         "l2sp": ("cellkit.methods.l2sp",),
         "supported": ("cellkit.methods.supported", "cellkit.data.sparse_labels"),
+        "detectors": ("cellkit.stages.tuning_detector", "cellkit.methods.l2sp_detector"),
         "few shots": ("cellkit.methods.tuning", "cellkit.methods.batch_statistics"),
     },
     "meta-train": {
@@ -81,6 +91,10 @@ FIDELITY: dict[
         "cross-region": ("cellkit.methods.cross_region",),
         "source-only, target-only": ("cellkit.methods.adapt_bounds",),
     },
+}
+SETTINGS_OF = {  # verb -> methods whose settings are not those of the others
+    "pretrain": ("oce", "detection", "moco", "cupre"),
+    "finetune": ("supported",),
 }
 SEE_ALSO = {"evaluate": ", \\fBcellkit\\-metrics\\fR(7)"}
 OUTLINES = {
@@ -127,10 +141,8 @@ def _verb_page(name: str, command: Any) -> str:  # noqa: ANN401
             lines += [f".SH {title}", *(line for p in parameters for line in _parameter(p))]
     if name in OPTIONS:
         lines += [".SH SETTINGS", "For \\fB\\-\\-set\\fR \\fINAME=VALUE\\fR, with their defaults:", *_settings(name)]
-    if name == "pretrain":
-        lines += [".SS With \\-\\-method oce", *_settings(name, "oce")]
-    if name == "finetune":
-        lines += [".SS With \\-\\-method supported", *_settings(name, "supported")]
+    for method in SETTINGS_OF.get(name, ()):
+        lines += [f".SS With \\-\\-method {method}", *_settings(name, method)]
     lines += _fidelity(name)
     see_also = "\\fBcellkit\\fR(1), \\fBcellkit\\-formats\\fR(5)" + SEE_ALSO.get(name, "")
     lines += [".SH EXIT STATUS", _roff(EXIT_CODES), ".SH SEE ALSO", see_also]

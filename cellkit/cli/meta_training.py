@@ -67,6 +67,7 @@ def recipe(texts: Sequence[str] | None, choices: Choices) -> MetaRecipe:
     Raises:
         UsageError: a setting that cannot be meant.
     """
+    training.refuse_detector(choices.network, choices.representation, choices.method, "choose another")
     values = assignments(texts, KINDS, META_OPTIONS)
     for name in USELESS:
         if name in values:

@@ -105,7 +105,7 @@ Data: TypeAlias = Annotated[
     list[str],
     typer.Argument(
         metavar="DATA",
-        help="Folders of images and labels, in any layout; for oce images or folders of them.",
+        help="Folders of images and labels, in any layout; for oce, moco and cupre images or folders of them.",
         show_default=False,
     ),
 ]
@@ -114,18 +114,25 @@ Checkpoint: TypeAlias = Annotated[
 ]
 Network: TypeAlias = Annotated[
     NetworkName | None,
-    typer.Option("--network", help="What turns pixels into maps.", show_default="unet; mini-unet for oce"),
+    typer.Option(
+        "--network", help="What turns pixels into maps.", show_default="unet; mini-unet for oce; detector for detection"
+    ),
 ]
 Representation: TypeAlias = Annotated[
     RepresentationName | None,
-    typer.Option("--representation", help="What turns maps into cells.", show_default="flow; embedding for oce"),
+    typer.Option(
+        "--representation",
+        help="What turns maps into cells.",
+        show_default="flow; embedding for oce; boxes for detection",
+    ),
 ]
 PretrainMethod: TypeAlias = Annotated[
     PretrainMethodName,
     typer.Option(
         "--method",
         is_eager=True,
-        help="How weights are learned: from labels, or (oce) from images alone. Before --settings, it lists its own.",
+        help="How weights are learned: from labels (supervised, detection), from images alone (oce, moco), or in turns "
+        "(cupre). Before --settings, it lists its own.",
     ),
 ]
 ObjectSize: TypeAlias = Annotated[

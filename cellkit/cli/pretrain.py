@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from cellkit.cli import cupre_options as c
+from cellkit.cli import detection_options as d
 from cellkit.cli import options as o
+from cellkit.cli.finetune_choices import Place
 
 
 def pretrain(
@@ -11,13 +14,14 @@ def pretrain(
     network: o.Network = None,
     representation: o.Representation = None,
     method: o.PretrainMethod = "supervised",
+    labelled: c.Labelled = None,
     object_size: o.ObjectSize = None,
     names: o.TrainNames = None,
     val: o.Validation = None,
     pairs: o.Pairs = None,
     channels: o.Channels = None,
     steps: o.Steps = 1000,
-    lr: o.Rate = 1e-3,
+    lr: d.Rate = None,
     diameter: o.Diameter = None,
     device: o.Device = "auto",
     precision: o.Precision = "auto",
@@ -34,25 +38,16 @@ def pretrain(
 
     Writes a checkpoint that 'cellkit predict' needs alone, with metrics and the state to resume from beside it.
     An interrupted run, run again, goes on where it stopped. --method oce needs no label: it learns where the objects
-    of the images are from the images themselves, best where they are alike and lie at random.
+    of the images are from the images themselves, best where they are alike and lie at random. --method detection learns
+    a detector, which finds cells one by one with boxes and scores, also cells that overlap, and tells the categories of
+    a COCO file apart. --method moco trains the encoder of any network to tell images apart, without labels; --method
+    cupre takes turns: labelled images of anything (--labelled) and unlabelled ones of cells, for a model to fine-tune.
     """
-    from cellkit.cli import reporting, training
+    from cellkit.cli import pretraining, reporting, training
 
     reporting.set_up_logging("pretrain", verbose, quiet)
-    choices = training.Choices(network, representation, diameter, steps, lr, seed)
-    if method == "oce":
-        from cellkit.cli import unlabelled
-
-        bare = unlabelled.recipe(settings, choices, object_size)
-        images = unlabelled.sources(data, channels, names=names, val=val, pairs=pairs)
-        if dry_run:
-            return unlabelled.show(output, images)
-        path = training.checkpoint_path(output, resume=resume, on_exists=on_exists)
-        whole = unlabelled.sized(bare, images)
-        return unlabelled.run(images, whole, (device, precision), path, overwrite=on_exists == "overwrite", quiet=quiet)
-    training.refuse_object_size(object_size)
-    recipe = training.recipe(settings, choices)
-    learn, held = training.datasets(data, names=names, val=val, pairs=pairs, channels=channels, seed=seed)
-    if dry_run:
-        return training.show_datasets(output, learn, held)
-    training.run(learn, held, recipe, (device, precision), output, resume=resume, on_exists=on_exists, quiet=quiet)
+    c.refuse_labelled(labelled, method)
+    images = pretraining.Images(data, labelled, channels, names, val, pairs)
+    choices = training.Choices(network, representation, diameter, steps, training.RATE if lr is None else lr, seed)
+    place = Place(output, resume, on_exists, dry_run, (device, precision), quiet)
+    pretraining.begin(method, images, choices, lr, object_size, settings, place)

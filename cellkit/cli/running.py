@@ -31,16 +31,18 @@ def decoding_settings(texts: Sequence[str] | None) -> dict[str, JsonValue]:
     return _checked(assignments(texts, DECODING, OPTIONS["postprocess"]))
 
 
-def predict_settings(texts: Sequence[str] | None, *, diameter: float | None, tile: int | None) -> PredictSettings:
-    """Settings of prediction from ``--set`` texts and their own options."""
-    return _prediction(assignments(texts, SETTINGS["predict"], OPTIONS["predict"]), diameter, tile)
-
-
-def segment_settings(
-    texts: Sequence[str] | None, *, diameter: float | None, tile: int | None
+def predict_settings(
+    texts: Sequence[str] | None, *, diameter: float | None, tile: int | None, verb: str = "predict"
 ) -> tuple[PredictSettings, Settings]:
-    """Settings of prediction and overrides for decoding from the same ``--set`` texts."""
-    values = assignments(texts, SETTINGS["segment"], OPTIONS["segment"])
+    """Settings of prediction and overrides for decoding from the same ``--set`` texts.
+
+    Args:
+        texts: as the user wrote them.
+        diameter: of ``--diameter``.
+        tile: of ``--tile``.
+        verb: ``predict``, whose overrides are what detectors decide while they find objects, or ``segment``.
+    """
+    values = assignments(texts, SETTINGS[verb], OPTIONS[verb])
     own = names_of(PredictSettings)
     overrides = _checked({name: value for name, value in values.items() if name not in own})
     return _prediction(values, diameter, tile), overrides

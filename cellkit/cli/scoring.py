@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cellkit import stages
-from cellkit.cli.inputs import STREAM, label_images
+from cellkit.cli.inputs import STREAM, predicted_objects
 from cellkit.cli.reporting import counted_images, progress
 from cellkit.data.coco import CocoLabels
 from cellkit.data.folders import frame_key, unmarked
 from cellkit.data.layouts import LabelRef, find_images, find_truth, read_names
-from cellkit.data.predicted import find_predicted
+from cellkit.data.predicted import category_numbers, find_predicted
+from cellkit.data.predicted_objects import HeldObjects
 from cellkit.errors import GateError, NoInputError, OutputError, PartialError, UsageError
 from cellkit.io.atomic import check_writable
 from cellkit.io.images import ReadOptions
@@ -222,10 +223,11 @@ def _nothing(truth: str, prediction: str, problems: Problems) -> Exception:
     return NoInputError(f"{truth}, {prediction}", f"no pair to score{example}", "names must be equal but for suffixes")
 
 
-def _named_alike(truth: str, prediction: str, references: dict[str, LabelRef]) -> Iterator[LabelImage | stages.Failure]:
+def _named_alike(truth: str, prediction: str, references: dict[str, LabelRef]) -> Iterator[Prediction]:
     """Predictions by the names of the truth: one file against one file needs no common name."""
     alone = next(iter(references)) if len(references) == 1 and Path(truth).is_file() else None
-    for item in label_images([prediction]):
+    for found in predicted_objects([prediction], category_numbers(references)):
+        item = Reference(key=found.prediction.key, labels=found) if isinstance(found, HeldObjects) else found
         if alone is not None and Path(split_dataset(prediction)[0]).is_file():
             yield dataclasses.replace(item, key=alone)
             continue

@@ -9,6 +9,7 @@ from cellkit.cli import inputs, reporting
 from cellkit.cli.settings import write_settings
 from cellkit.config import JsonValue, Settings
 from cellkit.errors import NoInputError, UsageError
+from cellkit.io.detections import ObjectPrediction
 from cellkit.io.label_image import LabelImage
 from cellkit.io.maps import Prediction
 from cellkit.stages.outcomes import Failure
@@ -28,7 +29,7 @@ def search(
         save: file that gets what was found, for ``--set @FILE``.
 
     Raises:
-        UsageError: a stream, which cannot be read twice, or nothing to search.
+        UsageError: a stream, which cannot be read twice, objects of a detector, or nothing to search.
         NoInputError: no prediction has labels of its name.
         InputError: labels that cannot be read, or do not fit.
         OutputError: the file cannot be written.
@@ -38,8 +39,8 @@ def search(
     known = {image.key: image for image in _label_images(labels)}
     images = [
         Labelled(prediction=prediction, labels=known[prediction.key].labels)
-        for prediction in inputs.predictions(paths)
-        if isinstance(prediction, Prediction) and prediction.key in known
+        for prediction in _maps(paths)
+        if prediction.key in known
     ]
     if not images:
         raise NoInputError(labels, "no prediction has labels of its name here", "name label images as the images")
@@ -51,6 +52,16 @@ def search(
     score = f"score {found.score:.3f}, {found.before:.3f} before"
     reporting.notice(f"{chosen} suits {reporting.counted_images(found.images)} best ({score})")
     return found.settings
+
+
+def _maps(paths: Sequence[Path]) -> Iterator[Prediction]:
+    """Predictions of maps; what cannot be read is passed over, and said when it is decoded."""
+    for item in inputs.predictions(paths):
+        if isinstance(item, ObjectPrediction):
+            problem = f"{item.key} holds the objects of a detector, which have no thresholds of maps"
+            raise UsageError("--search", problem, "leave it out, and choose --set cell_score=NUMBER")
+        if isinstance(item, Prediction):
+            yield item
 
 
 def _label_images(labels: str) -> Iterator[LabelImage]:

@@ -54,7 +54,7 @@ def segment(
     opened = places.opened
     if compat is not None:
         suffix, opened = segment_cellpose.masks_suffix(output, suffix), segment_cellpose.opened
-    chosen, overrides = running.segment_settings(settings, diameter=diameter, tile=tile)
+    chosen, overrides = running.predict_settings(settings, diameter=diameter, tile=tile, verb="segment")
     sources = inputs.image_sources(images, inputs.read_options(axes, channels, plane))
     if dry_run:
         return running.show_reading(sources, output, suffix)

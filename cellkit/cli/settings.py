@@ -171,7 +171,8 @@ def _expected(choices: Sequence[Any]) -> str:
 
 
 def _type_of(name: str, kinds: Sequence[type[Spec]]) -> Any:  # noqa: ANN401
-    known = {n: hint for kind in kinds for n, hint in typing.get_type_hints(kind).items() if n in names_of(kind)}
+    hints = ((kind, hint) for kind in reversed(kinds) for hint in typing.get_type_hints(kind).items())
+    known = {own: hint for kind, (own, hint) in hints if own in names_of(kind)}  # the first that has it decides
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(sorted(known))}"

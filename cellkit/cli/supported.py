@@ -88,6 +88,7 @@ def refuse(images: Images, choices: Choices, guard: Guard) -> None:
         "--contrast": images.contrast,
         "--pairs": images.pairs,
         "--shots": images.count,
+        "--fraction": images.fraction is not None,
         "--draw": images.draw,
         "--train": choices.train != "all",
         "--leave-one-out": guard.leave_one_out,
@@ -107,6 +108,7 @@ def recipe(choices: Choices, given: Support) -> SupportedRecipe:
     """
     values = assignments(choices.settings, SUPPORTED, SUPPORT_OPTIONS)
     names = names_of(*DECODING)
+    rate = training.RATE if choices.lr is None else choices.lr
     decoding: Settings = {name: value for name, value in values.items() if name in names}
     if given.network is None and given.representation is None:
         refuse_of_base(values)
@@ -125,7 +127,7 @@ def recipe(choices: Choices, given: Support) -> SupportedRecipe:
         model=model,
         preprocessing=with_diameter(preprocessing, choices.diameter),
         augmentation=apply(Augmentation, values),
-        fit=apply(SupportedFit, values, steps=choices.steps, learning_rate=choices.lr, seed=choices.seed),
+        fit=apply(SupportedFit, values, steps=choices.steps, learning_rate=rate, seed=choices.seed),
         supported=apply(SupportedSettings, values, alpha=alpha_of(given)),
         decoding=decoding,
     )

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from cellkit.cli import reporting, running
 from cellkit.cli.inputs import named, read_options
@@ -19,6 +20,7 @@ from cellkit.config import (
     NetworkName,
     OnExists,
     Preprocessing,
+    PretrainMethodName,
     RepresentationName,
     SupervisedSettings,
 )
@@ -32,11 +34,16 @@ from cellkit.io.atomic import check_writable
 from cellkit.representations import REPRESENTATIONS
 from cellkit.stages.model import decode_settings
 from cellkit.stages.pretraining import SupervisedRecipe, pretrain
+from cellkit.stages.pretraining_detection import DetectionRecipe, pretrain_detection
 from cellkit.stages.training_files import TrainingFiles
+
+LabelledRecipe: TypeAlias = SupervisedRecipe | DetectionRecipe
 
 log = logging.getLogger(__name__)
 
 DATASETS = (".csv", ".json", ".h5", ".hdf5")  # files of --val that are annotated images themselves, no list of names
+DETECTION = "add --method detection"
+RATE = 1e-3  # of what is learned by Adam, where nobody chose another
 LISTED = 10  # unpaired files named one by one; more are counted
 
 
@@ -62,20 +69,34 @@ class Choices:
     seed: int
 
 
-def refuse_object_size(size: str | None) -> None:
+def refuse_object_size(size: str | None, method: PretrainMethodName = "supervised") -> None:
     """Labels tell the size of objects.
 
     Raises:
         UsageError: it was given.
     """
     if size is not None:
-        raise UsageError("--object-size", "the method supervised has no use for it", "add --method oce")
+        raise UsageError("--object-size", f"the method {method} has no use for it", "add --method oce")
+
+
+def refuse_detector(
+    network: NetworkName | None, representation: RepresentationName | None, method: str, repair: str = DETECTION
+) -> None:
+    """A network or a representation that is learned in another way.
+
+    Raises:
+        UsageError: it was asked for.
+    """
+    for option, value, own in (("--network", network, "detector"), ("--representation", representation, "boxes")):
+        if value == own:
+            raise UsageError(option, f"the method {method} trains no {own}", repair)
 
 
 def recipe(texts: Sequence[str] | None, choices: Choices) -> SupervisedRecipe:
     """All settings of a training from its options and ``--set`` texts."""
     values = assignments(texts, TRAINING, OPTIONS["pretrain"])
     network, representation = choices.network or "unet", choices.representation or "flow"
+    refuse_detector(choices.network, choices.representation, "supervised")
     widths = {"widths": list(WIDTHS[network])}
     model = apply(ModelSettings, widths | values, network=network, representation=representation)
     preprocessing = apply(Preprocessing, values, diameter=choices.diameter)
@@ -186,7 +207,7 @@ def checkpoint_path(output: str, *, resume: bool, on_exists: OnExists) -> Path:
 def run(
     learn: Selection,
     held: Selection,
-    chosen: SupervisedRecipe,
+    chosen: LabelledRecipe,
     device: tuple[str, str],
     output: str,
     *,
@@ -197,15 +218,12 @@ def run(
     """Train and write; errors of the output as :func:`checkpoint_path`."""
     path = checkpoint_path(output, resume=resume, on_exists=on_exists)
     log.info("%d images to learn from, %d to validate: %s", len(learn.pairs), len(held.pairs), learn.layout)
-    result = pretrain(
-        learn.pairs,
-        held.pairs,
-        dataclasses.replace(chosen, sources=learn.sources),
-        running.open_device(*device),
-        path,
-        overwrite=on_exists == "overwrite",
-        quiet=quiet,
-    )
+    opened, overwrite = running.open_device(*device), on_exists == "overwrite"
+    if isinstance(chosen, DetectionRecipe):
+        result = pretrain_detection(learn.pairs, held.pairs, chosen, opened, path, overwrite=overwrite, quiet=quiet)
+    else:
+        chosen = dataclasses.replace(chosen, sources=learn.sources)
+        result = pretrain(learn.pairs, held.pairs, chosen, opened, path, overwrite=overwrite, quiet=quiet)
     say_how_it_ended(path, result)
 
 

@@ -6,14 +6,14 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from cellkit.cli import reporting, running, training
+from cellkit.cli import reporting, running, training, tuning_detector
 from cellkit.cli.finetune_choices import Choices, Images, Place, Support
 from cellkit.cli.finetune_options import DEFAULT_BASE
 from cellkit.cli.inputs import named
 from cellkit.cli.listing import DECODING, OPTIONS
 from cellkit.cli.settings import apply, assignments, names_of
 from cellkit.cli.training import Selection
-from cellkit.config import FinetuneMethodName, Settings, ShotCrops, Spec, TuningSettings
+from cellkit.config import FinetuneMethodName, JsonValue, Settings, ShotCrops, Spec, TuningSettings
 from cellkit.data.augment import Augmentation
 from cellkit.data.shot_lint import lint
 from cellkit.data.splits import draw_shots
@@ -40,8 +40,12 @@ TUNING: tuple[type[Spec], ...] = (
     L2SPSettings,
     *DECODING,
 )
+LISTED = (*TUNING, *tuning_detector.KINDS)  # what both have is listed with the default of the first
 
-SHOWN = ("ap_dsb@0.5", "ap_dsb")  # scores of the closing line
+SHOWN = {  # scores of the closing line, by the one that chooses
+    "ap_dsb": ("ap_dsb@0.5", "ap_dsb"),
+    "coco/segm/AP": ("coco/segm/AP50", "coco/segm/AP"),
+}
 WORDS = {"held": "on {} held images", "left out": "on {} shots left out", "shots": "on the shot itself"}
 
 
@@ -62,7 +66,8 @@ def tune(images: Images, choices: Choices, support: Support, guard: Guard, place
         seed=choices.seed,
     )
     uses_query = choices.method == "contrastive" or chosen.tuning.batch_statistics == "query"
-    found = material(drawn(pool, images.count, images.draw), held, images, choices.method, uses_query=uses_query)
+    shots = drawn(pool, images)
+    found = material(shots, held, images, choices.method, uses_query=uses_query)
     if place.dry_run:
         show(place.output, found, pool.layout)
         return
@@ -85,10 +90,13 @@ def refuse(support: Support, method: FinetuneMethodName) -> None:
 
 def recipe(choices: Choices) -> TuningRecipe:
     """All settings of a fine-tuning from its options and ``--set`` texts."""
+    if tuning_detector.is_detector(choices.model or DEFAULT_BASE):
+        return tuning_detector.recipe(choices)
     values = assignments(choices.settings, TUNING, OPTIONS["finetune"])
     _check_crops(values)
     decoding = names_of(*DECODING)
-    numbers = {"steps": choices.steps, "learning_rate": choices.lr, "seed": choices.seed}
+    rate = training.RATE if choices.lr is None else choices.lr
+    numbers = {"steps": choices.steps, "learning_rate": rate, "seed": choices.seed}
     return TuningRecipe(
         base=choices.model or DEFAULT_BASE,
         tuning=apply(TuningSettings, values, method=choices.method, train=choices.train),
@@ -117,16 +125,33 @@ def _check_crops(values: Settings) -> None:
             raise UsageError("--set", f"'{name}' is of crops of a grid", "add --set crops=grid")
 
 
-def drawn(pool: Selection, count: int | None, seed: int) -> Selection:
-    """So many of the images, the same for every model; all without a count."""
+def drawn(pool: Selection, images: Images) -> Selection:
+    """So many of the images, or such a part of them, the same for every model; all where neither is asked for.
+
+    Raises:
+        UsageError: both are asked for, none at all, or more than there are.
+    """
+    count, by_key = images.count, {pair.key: pair for pair in pool.pairs}
+    if images.fraction is not None:
+        if count is not None:
+            raise UsageError("--fraction", "--shots says how many already", "leave one of them out")
+        if images.fraction == 0:
+            raise UsageError("--fraction", "0 is no image", "give a number above 0, up to 1")
+        count = max(1, round(images.fraction * len(by_key)))
     if count is None:
         return pool
-    by_key = {pair.key: pair for pair in pool.pairs}
     if count > len(by_key):
         problem = f"{count} asked for, {len(by_key)} labelled images there"
         raise UsageError("--shots", problem, f"give 1 to {len(by_key)}, or label more")
-    chosen = draw_shots(list(by_key), count, seed)
+    chosen = draw_shots(list(by_key), count, images.draw)
     return dataclasses.replace(pool, pairs=tuple(by_key[key] for key in chosen))
+
+
+def draw_of(shots: Selection, images: Images) -> dict[str, JsonValue]:
+    """What the history says of a part of the images: how it was drawn, and which they are."""
+    if images.fraction is None:
+        return {}
+    return {"fraction": images.fraction, "draw": images.draw, "drawn": [pair.key for pair in shots.pairs]}
 
 
 def material(
@@ -142,8 +167,9 @@ def material(
     for option, given in useless.items():
         if given:
             raise UsageError(option, f"the method {method} has no use for it", "add --method contrastive")
+    draw = draw_of(shots, images)
     if not uses_query:
-        return Material(shots=shots.pairs, held=held.pairs)
+        return Material(shots=shots.pairs, held=held.pairs, draw=draw)
     if not images.query:
         if method == "contrastive":
             raise UsageError("--method", "contrastive learns from images without labels too", "add --query DIR")
@@ -152,7 +178,7 @@ def material(
         sources = find_sources(images.query, ReadOptions(channels=shots.pairs[0].channels))
     except NoInputError as error:
         raise NoInputError(named(images.query), "no query image", error.repair) from error
-    return Material(shots=shots.pairs, held=held.pairs, query=sources, contrast=images.contrast)
+    return Material(shots=shots.pairs, held=held.pairs, query=sources, contrast=images.contrast, draw=draw)
 
 
 def show(output: str, chosen: Material, layout: str) -> None:
@@ -209,5 +235,5 @@ def closing_words(path: Path, tuned: Tuned) -> str:
 
 
 def _scores(check: Check) -> str:
-    parts = [f"{name} {check.before[name]:.4f} before, {check.after[name]:.4f} after" for name in SHOWN]
+    parts = [f"{name} {check.before[name]:.4f} before, {check.after[name]:.4f} after" for name in SHOWN[check.choice]]
     return ", ".join(parts) + " " + WORDS[check.kind].format(check.images)

@@ -68,6 +68,7 @@ def recipe(texts: Sequence[str] | None, choices: Choices, object_size: str | Non
     Raises:
         UsageError: a setting that cannot be meant.
     """
+    training.refuse_detector(choices.network, choices.representation, "oce")
     values = assignments(texts, KINDS, OPTIONS)
     network: NetworkName = choices.network or "mini-unet"
     each = object_size == EACH

@@ -21,6 +21,7 @@ class Annotations:
         crowd: (N,) bool; a region of many objects that were not told apart (COCO's iscrowd).
         has_masks: False: the file has boxes alone, and there are no masks.
         has_boxes: the file itself has a box for every entry.
+        has_categories: False: categories say nothing, since whoever wrote the file knows one at most.
     """
 
     ids: NDArray[np.int64]
@@ -31,6 +32,7 @@ class Annotations:
     crowd: NDArray[np.bool_]
     has_masks: bool = True
     has_boxes: bool = False
+    has_categories: bool = True
 
     def __len__(self) -> int:
         """Entries."""

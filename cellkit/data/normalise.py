@@ -54,6 +54,8 @@ def statistics(pixels: Pixels, preprocessing: Preprocessing, *, source: str = "i
     low, high = np.zeros(count), np.ones(count)
     if preprocessing.normalisation == "none":
         return low, high
+    if preprocessing.normalisation == "range":
+        return low, np.full(count, _white(pixels.dtype))
     repeated = isinstance(pixels, np.ndarray) and pixels.strides[0] == 0  # one channel seen several times
     for channel in range(1 if repeated else count):
         low[channel], high[channel] = _limits(_sample(pixels, channel, source), preprocessing)
@@ -200,6 +202,11 @@ def _select(pixels: Pixels, channels: tuple[int | None, ...]) -> Pixels:
         if channel is not None:
             selected[place] = pixels[channel]
     return selected
+
+
+def _white(dtype: np.dtype[Any]) -> float:
+    """The largest value of whole numbers; 1 of floats and truth values, as is their custom."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
 
 
 def _sample(pixels: Pixels, channel: int, source: str) -> list[NDArray[Any]]:

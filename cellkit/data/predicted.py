@@ -1,4 +1,4 @@
-"""Predictions that are no plain label images: COCO files, results of a sequence, annotated folders, HDF5.
+"""Predictions that are no plain label images: COCO files, results of a sequence, annotated folders, HDF5, detections.
 
 Each is given the key of its truth, so that the same image has one name on both sides whatever the two layouts are.
 """
@@ -30,6 +30,7 @@ from cellkit.data.folders import (
 )
 from cellkit.data.hdf5 import labels_in_hdf5
 from cellkit.data.layouts import LOSSY_SUFFIXES, find_in_folder, find_truth, labels_in_folder, truth_key
+from cellkit.data.predicted_objects import find_objects, is_objects
 from cellkit.data.truth import LabelFile, LabelRef
 from cellkit.errors import InputError, NoInputError
 from cellkit.io.hdf5 import is_ours
@@ -58,7 +59,8 @@ def find_predicted(
 
     Known are: a COCO file or a list of results (``.json``, or a folder with one), 01_RES/maskTTT.tif of the Cell
     Tracking Challenge or a folder of such (only frames that the truth has), one file per object, an HDF5 file of
-    several label images, a ``NAME_seg.npy`` or a folder with such, and any layout of
+    several label images, what ``predict`` wrote of a detector (``.h5``, or a folder of such), a ``NAME_seg.npy`` or a
+    folder with such, and any layout of
     :data:`cellkit.data.layouts.LAYOUTS`. None stands for a folder of TIFF, PNG or our HDF5 files, one such file, a
     stream, and for what is not there.
 
@@ -94,6 +96,8 @@ def _in_file(path: Path, truths: Mapping[str, LabelRef]) -> dict[str, LabelRef] 
         return _in_json(path, truths)
     if suffix == ".csv" or path.name.endswith(SEG_FILE):
         return find_truth(str(path))
+    if is_objects(path):
+        return find_objects([path], category_numbers(truths))
     return labels_in_hdf5(path) if suffix in HDF5_SUFFIXES and not _is_plain(path) else None
 
 
@@ -106,6 +110,8 @@ def _in_folder(path: Path, truths: Mapping[str, LabelRef]) -> dict[str, LabelRef
     if objects:
         return objects
     files = [file for file in files_in(path, labels=True) if file.suffix.lower() not in LOSSY_SUFFIXES]
+    if files and all(map(is_objects, files)):
+        return find_objects(files, category_numbers(truths))
     if files:
         return None if all(map(_is_plain, files)) else labels_in_folder(path)
     found = [file for file in coco_files(path) if _is_list(file) or read_coco(file) is not None]
@@ -127,6 +133,13 @@ def _pairs_in(path: Path, depth: int, truths: Mapping[str, LabelRef]) -> dict[st
 
 def _predicted(labels: LabelRef) -> LabelRef:
     return dataclasses.replace(labels, purpose="prediction") if isinstance(labels, CocoLabels) else labels
+
+
+def category_numbers(truths: Mapping[str, LabelRef]) -> dict[str, int]:
+    """Ids of the categories that the COCO files of a truth list, by their names; nothing where there is none."""
+    files = dict.fromkeys(ref.file for ref in truths.values() if isinstance(ref, CocoLabels))
+    listed = (coco.categories for file in files if (coco := read_coco(file)) is not None)
+    return {name: number for categories in listed for number, name in categories.items()}
 
 
 def _is_plain(file: Path) -> bool:

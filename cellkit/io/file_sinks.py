@@ -4,17 +4,50 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from cellkit.config import OnExists
 from cellkit.errors import InputError, UsageError
 from cellkit.io.atomic import check_writable, remove_leftovers, written_whole
+from cellkit.io.detections import ObjectPrediction, ObjectWriter, kind_of
 from cellkit.io.histories import read_histories, stored_history
 from cellkit.io.keys import safe_key, suffix_of
 from cellkit.io.label_hdf5 import LabelWriter
-from cellkit.io.labels import fill_label_file
+from cellkit.io.labels import LabelImage, LabelRows, fill_label_file
 from cellkit.io.maps import Prediction, PredictionWriter
-from cellkit.io.sink_base import BaseSink, DiscardedError, Item, Kind, is_up_to_date, twice
+from cellkit.io.sink_base import ANOTHER, STORED, BaseSink, DiscardedError, Item, Kind, is_up_to_date, twice
 from cellkit.provenance import History
+
+
+class Writer(Protocol):
+    """An HDF5 file under construction, that takes results of one kind; see ``grouped_hdf5.GroupedFile``."""
+
+    keys: list[str]
+    kind: str
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def write(self, item: Any, /) -> None:  # noqa: ANN401 - of its kind
+        """Append the result of one image."""
+
+    def keep(self, old: Path) -> None:
+        """Copy those groups of another file of the same kind that this one does not have."""
+
+
+def writer_of(item: Item, path: Path) -> Writer:
+    """The file that takes results of this kind."""
+    match item:
+        case Prediction():
+            return PredictionWriter(path)
+        case ObjectPrediction():
+            return ObjectWriter(path)
+        case _:
+            return LabelWriter(path)
 
 
 class _FileSink(BaseSink):
@@ -42,15 +75,15 @@ class GroupedFileSink(_FileSink):
 
     Args:
         path: the file.
-        kind: labels or maps.
+        kind: labels, or maps for predictions of any kind.
         on_exists: what to do when it is there.
     """
 
     def __init__(self, path: Path, kind: Kind, on_exists: OnExists) -> None:
         super().__init__(path, on_exists)
         self._kind = kind
-        self._maps: PredictionWriter | None = None
-        self._labels: LabelWriter | None = None
+        self._writer: Writer | None = None
+        self._held = ""  # what the file that is there holds
         self._old = self._read_old()
 
     def _read_old(self) -> dict[str, History]:
@@ -58,7 +91,9 @@ class GroupedFileSink(_FileSink):
         if not self._path.exists() or self._on_exists == "overwrite":
             return {}
         try:
-            return read_histories(self._path, self._kind)
+            held = kind_of(self._path, str(self._path))
+            self._held = held if held in STORED[self._kind] else self._kind
+            return read_histories(self._path, self._held)
         except InputError:
             is_up_to_date(self._path, None, (), self._on_exists)
             raise
@@ -70,22 +105,25 @@ class GroupedFileSink(_FileSink):
 
     def write(self, item: Item) -> None:
         """Write one group."""
-        if isinstance(item, Prediction):
-            self._maps = self._maps or self._open.enter_context(PredictionWriter(self._path))
-            self._maps.write(item)
-        else:
-            self._labels = self._labels or self._open.enter_context(LabelWriter(self._path))
-            self._labels.write(item)
+        if self._writer is None:
+            self._writer = self._begun(item)
+        self._writer.write(item)
+
+    def _begun(self, item: Item) -> Writer:
+        writer = writer_of(item, self._path)
+        if self._old and writer.kind != self._held:
+            problem = f"holds {self._held}, and the model gives {writer.kind}"
+            raise UsageError(self._path, problem, f"add --on-exists overwrite, or {ANOTHER}")
+        return self._open.enter_context(writer)
 
     def close(self) -> None:
         """Give the file its name; a run that wrote nothing leaves what is there."""
-        writer = self._maps or self._labels
-        if writer is None or not writer.keys:
+        if self._writer is None or not self._writer.keys:
             self.discard()
             return
         with self._open:
             if self._old:
-                writer.keep(self._path)
+                self._writer.keep(self._path)
 
 
 class SingleFileSink(_FileSink):
@@ -131,7 +169,7 @@ class SingleFileSink(_FileSink):
         self._admit(item.key)
         if self._is_written:
             raise twice(self._path, item.key)
-        if isinstance(item, Prediction):
+        if not isinstance(item, LabelImage | LabelRows):
             raise UsageError(self._path, "maps are not written as this kind of file", "give a FILE.h5")
         with contextlib.ExitStack() as stack:
             part = stack.enter_context(written_whole(self._path))

@@ -3,8 +3,7 @@
 A prediction file is HDF5. Its root has the attributes
 
 - ``format`` (text) = ``cellkit``; ``kind`` (text) = ``maps``; ``format_version`` (integer) = 1. Readers refuse other
-  kinds and newer versions. Kinds besides ``maps`` and ``labels`` are reserved, among them ``instances``: run-length
-  masks, boxes and scores of cells that may overlap.
+  kinds and newer versions. Kinds besides ``maps``, ``instances`` (what detectors predict) and ``labels`` are reserved.
 - ``cellkit_version`` (text): the version that wrote the file.
 - ``history`` (text): the commands that made the file, oldest first, as a JSON list of objects with the fields
   ``verb``, ``version``, ``arguments``, ``model``, ``model_digest``, ``input_digest``. The digest of the input is null
@@ -184,7 +183,7 @@ class PredictionWriter(GroupedFile):
 
 
 def _created(group: Group, info: PredictionInfo, shape: tuple[int, ...]) -> Dataset:
-    _describe(group, info)
+    describe(group, info)
     compression = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
     return group.create_dataset("maps", shape, np.float16, chunks=chunks_of(shape), **compression)
 
@@ -197,7 +196,7 @@ def to_bytes(prediction: Prediction) -> bytes:
         describe_root(file, KIND, FORMAT_VERSION)
         group = file.create_group(safe_key(prediction.key))
         group.attrs["history"] = to_json(prediction.history)
-        _describe(group, prediction)
+        describe(group, prediction)
         group.create_dataset("maps", data=np.asarray(prediction.maps[:, :, :], np.float16))
     return memory.getvalue()
 
@@ -208,7 +207,8 @@ def _check_shape(info: PredictionInfo, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{info.key}: {problem}")
 
 
-def _describe(group: Group, info: PredictionInfo) -> None:
+def describe(group: Group, info: PredictionInfo) -> None:
+    """Write the attributes of a prediction, of whatever kind."""
     group.attrs["representation"] = info.representation.name
     group.attrs["settings"] = json.dumps(dict(info.representation.settings), sort_keys=True)
     group.attrs["source"] = info.source.encode("utf-8", "replace").decode()  # a name of broken bytes is no UTF-8
@@ -256,10 +256,22 @@ def _prediction(content: Path | bytes, name: str, key: str, group: Group) -> Pre
     if dataset.ndim != 3 or dataset.dtype != np.float16:
         problem = f"the maps of {key!r} are {dataset.ndim}-D {dataset.dtype}, not (C, H, W) float16"
         raise InputError(name, problem, AGAIN)
-    shape, scale = _geometry(name, key, group, dataset)
-    return Prediction(
+    info = info_of(name, key, group)
+    misfit = _misfit(dataset.shape, info.shape, info.scale)
+    if misfit:
+        raise InputError(name, f"{key!r}: {misfit}", AGAIN)
+    return Prediction(maps=_maps(content, name, key, dataset), **vars(info))
+
+
+def info_of(name: str, key: str, group: Group) -> PredictionInfo:
+    """The attributes of a prediction, of whatever kind.
+
+    Raises:
+        InputError: one that is needed is missing, or means nothing.
+    """
+    shape, scale = _geometry(name, key, group)
+    return PredictionInfo(
         key=key,
-        maps=_maps(content, name, key, dataset),
         representation=_representation(name, key, group),
         source=text_of(group, "source") or key,
         shape=shape,
@@ -291,17 +303,13 @@ def _in_place(content: bytes, dataset: Dataset) -> NDArray[np.float16] | None:
     return np.frombuffer(content, np.float16, dataset.size, begin).reshape(dataset.shape)
 
 
-def _geometry(name: str, key: str, group: Group, dataset: Dataset) -> tuple[tuple[int, int], float]:
-    """Shape of the source and scale of the maps, checked against the maps."""
+def _geometry(name: str, key: str, group: Group) -> tuple[tuple[int, int], float]:
+    """Shape of the source, and scale between it and what the network saw."""
     shape = np.asarray(group.attrs.get("shape", ()))
     scale = number_of(group, "scale")
     if shape.shape != (2,) or shape.dtype.kind not in "iu" or scale is None:
         raise InputError(name, f"{key!r} does not say the shape of its source and its scale", AGAIN)
-    source = (int(shape[0]), int(shape[1]))
-    problem = _misfit(dataset.shape, source, scale)
-    if problem:
-        raise InputError(name, f"{key!r}: {problem}", AGAIN)
-    return source, scale
+    return (int(shape[0]), int(shape[1])), scale
 
 
 def _misfit(maps: tuple[int, ...], source: tuple[int, int], scale: float) -> str | None:

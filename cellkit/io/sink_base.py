@@ -9,12 +9,16 @@ from typing import Literal, Self, TypeAlias
 
 from cellkit.config import OnExists
 from cellkit.errors import UsageError
+from cellkit.io.detections import ObjectPrediction
 from cellkit.io.labels import LabelImage, LabelRows
 from cellkit.io.maps import Prediction
 from cellkit.provenance import History, to_json
 
 Kind: TypeAlias = Literal["labels", "maps"]
-Item: TypeAlias = Prediction | LabelImage | LabelRows
+Item: TypeAlias = Prediction | ObjectPrediction | LabelImage | LabelRows
+
+STORED: dict[Kind, tuple[str, ...]] = {"labels": ("labels",), "maps": ("maps", "instances")}
+"""What files of ours may hold, by kind of output: predictions are maps or, of detectors, instances."""
 
 ANOTHER = "choose another -o"
 

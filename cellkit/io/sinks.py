@@ -12,12 +12,13 @@ from typing import BinaryIO, Protocol, Self
 
 from cellkit.config import OnExists
 from cellkit.errors import CellkitError, OutputError, UsageError
+from cellkit.io import detections
 from cellkit.io.atomic import lock, output_error, remove_leftovers, written_whole
-from cellkit.io.file_sinks import GroupedFileSink, SingleFileSink
+from cellkit.io.file_sinks import GroupedFileSink, SingleFileSink, writer_of
 from cellkit.io.histories import stored_history
 from cellkit.io.keys import HDF5_SUFFIXES, safe_key, suffix_of
-from cellkit.io.labels import LabelRows, write_labels
-from cellkit.io.maps import Prediction, PredictionWriter, to_bytes
+from cellkit.io.labels import LabelImage, LabelRows, write_labels
+from cellkit.io.maps import Prediction, to_bytes
 from cellkit.io.sink_base import BaseSink, Item, Kind, is_up_to_date, twice
 from cellkit.io.streams import StreamWriter
 from cellkit.provenance import History
@@ -76,7 +77,7 @@ def open_sink(output: str, kind: Kind, on_exists: OnExists = "skip", suffix: str
     Args:
         output: ``DIR/`` or an existing folder or a name without suffix: one file per image; ``FILE.h5``, ``FILE.tif``
             or ``FILE.png``; ``-``: a tar stream on stdout.
-        kind: labels or maps.
+        kind: labels, or maps for predictions of any kind.
         on_exists: what to do with outputs that are there.
         suffix: kind of label files in folders and streams.
 
@@ -135,6 +136,8 @@ class StreamSink(BaseSink):
             raise twice(STREAM, item.key)
         if isinstance(item, Prediction):
             data = to_bytes(item)
+        elif isinstance(item, detections.ObjectPrediction):
+            data = detections.to_bytes(item)
         else:
             memory = io.BytesIO()
             write_labels(memory, item, compress=isinstance(item, LabelRows), suffix=self._suffix)
@@ -194,11 +197,11 @@ class FolderSink(BaseSink):
         path = self.path_of(item.key)
         if item.key in self._written:
             raise twice(self._folder, item.key)
-        if isinstance(item, Prediction):
-            with PredictionWriter(path) as writer:
-                writer.write(item)
-        else:
+        if isinstance(item, LabelImage | LabelRows):
             write_labels(path, item)
+        else:
+            with writer_of(item, path) as writer:
+                writer.write(item)
         self._written.add(item.key)
 
     def record_failure(self, key: str, source: str, reason: str) -> None:

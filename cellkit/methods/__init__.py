@@ -15,11 +15,14 @@ from cellkit.methods.classic import Classic
 from cellkit.methods.contrastive import Contrastive
 from cellkit.methods.cross_region import CrossRegion
 from cellkit.methods.culpico import Culpico
+from cellkit.methods.cupre import Cupre
+from cellkit.methods.detection import Detection
 from cellkit.methods.dual_teacher import DualTeacher
 from cellkit.methods.l2sp import L2SP
 from cellkit.methods.maml import Anil, FirstOrderMaml
 from cellkit.methods.mcd import MaximumDiscrepancy
 from cellkit.methods.mean_teacher import MeanTeacher
+from cellkit.methods.moco import MoCo
 from cellkit.methods.oce import ObjectCentric
 from cellkit.methods.reptile import Meta, Reptile
 from cellkit.methods.supervised import Supervised
@@ -33,7 +36,10 @@ __all__ = [
     "PRETRAIN",
     "AdaptMethod",
     "Adaptation",
+    "Cupre",
+    "Detection",
     "Meta",
+    "MoCo",
     "ObjectCentric",
     "Supervised",
     "Supported",
@@ -41,11 +47,16 @@ __all__ = [
     "TuningMethod",
 ]
 
-PRETRAIN: dict[PretrainMethodName, type[Supervised] | type[ObjectCentric]] = {
+PRETRAIN: dict[
+    PretrainMethodName, type[Supervised] | type[ObjectCentric] | type[Detection] | type[MoCo] | type[Cupre]
+] = {
     "supervised": Supervised,
     "oce": ObjectCentric,
+    "detection": Detection,
+    "moco": MoCo,
+    "cupre": Cupre,
 }
-"""Learning from labelled images, and from images alone."""
+"""Learning from labelled images, from images alone, and from both in turn."""
 
 FINETUNE: dict[ShotMethodName, Callable[[Tuning], TuningMethod]] = {
     "classic": Classic,

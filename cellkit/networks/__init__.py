@@ -1,6 +1,7 @@
-"""Networks by name: what turns pixels into maps.
+"""Networks by name: what turns pixels into maps, or finds objects.
 
-To add one: write its module, add its line to :data:`NETWORKS` and its name to ``config.NetworkName``, and a test.
+To add one: write its module, add its line to :data:`NETWORKS`, or to :data:`DETECTORS` if it finds objects, and its
+name to ``config.NetworkName``, and a test.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from cellkit.config import NetworkName, NetworkSpec, TrainedPartName
+from cellkit.errors import ModelError
 from cellkit.networks.batch_unet import BatchUNet, TransposedBatchUNet
+from cellkit.networks.detector import Detector
+from cellkit.networks.detector_spec import DetectorSpec
 from cellkit.networks.ensemble import Ensemble
 from cellkit.networks.fcrn import FCRN
 from cellkit.networks.light_unet import LightUNet
@@ -20,7 +24,9 @@ from cellkit.networks.mini_unet import MiniUNet
 from cellkit.networks.residual_unet import Output, ResidualUNet, StyleUNet
 
 __all__ = [
+    "DETECTORS",
     "NETWORKS",
+    "Detector",
     "Encoding",
     "Ensemble",
     "Output",
@@ -77,6 +83,10 @@ NETWORKS: dict[NetworkName, NetworkType] = {
     "batch-unet": BatchUNet,
     "batch-unet-transposed": TransposedBatchUNet,
 }
+"""Those that give a map for each pixel."""
+
+DETECTORS: dict[NetworkName, type[Detector]] = {"detector": Detector}
+"""Those that find objects; made from the settings of their specification."""
 
 
 def margin_of(network: nn.Module) -> int:
@@ -93,8 +103,27 @@ def stride_of(network: nn.Module | Styled) -> int:
 
 
 def build(spec: NetworkSpec) -> nn.Module:
-    """The network of a specification, with torch's default weights; of an ensemble, one of its members."""
+    """The network of a specification, with torch's default weights; of an ensemble, one of its members.
+
+    Raises:
+        ModelError: settings that no detector has.
+    """
+    if spec.name in DETECTORS:
+        return DETECTORS[spec.name](_detector_spec(spec))
     return set_affine(NETWORKS[spec.name](spec.channels, spec.outputs, spec.widths), affine=spec.affine)
+
+
+def _detector_spec(spec: NetworkSpec) -> DetectorSpec:
+    try:
+        found = DetectorSpec.from_dict(spec.settings)
+    except TypeError as error:
+        raise ModelError(
+            spec.name, f"has settings that this cellkit does not know: {error}", "upgrade cellkit"
+        ) from error
+    if found.channels != spec.channels:
+        problem = f"takes {found.channels} channels by its settings, and {spec.channels} by its specification"
+        raise ModelError(spec.name, problem, "both must be the same")
+    return found
 
 
 def set_affine(network: nn.Module, *, affine: bool, gamma: float = 1.0) -> nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from cellkit.networks.detector_spec import DetectorSpec, TrunkName
@@ -54,15 +55,22 @@ class Detector(nn.Module):
     Attributes:
         spec: the same.
         stride: heights and widths of images must be its multiples.
+        ground: (channels, 1, 1) what fills an image up to such a multiple: it counts as 0 in the network.
         backbone: trunk (``bottom_up``) and pyramid.
         proposal_generator: anchors and region proposal network.
         roi_heads: box heads of each stage and the mask head.
     """
 
+    ground: Tensor
+    spread: Tensor
+
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
         self.spec = spec
         self.stride = STRIDE
+        mean, std = spec.mean or (0.0,) * spec.channels, spec.std or (1.0,) * spec.channels
+        self.register_buffer("ground", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("spread", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.backbone = FPN(build_trunk(spec), spec.pyramid, norm=spec.head_norm)
         self.proposal_generator = ProposalGenerator(spec)
         self.roi_heads = RoIHeads(spec)
@@ -79,6 +87,8 @@ class Detector(nn.Module):
     def features(self, images: Tensor) -> list[Tensor]:
         """(B, channels, H, W) -> P2 (B, C, H / 4, W / 4), P3, P4, P5 (B, C, H / 32, W / 32), P6 (half of that)."""
         check_channels(images, self.spec.channels)
+        if self.spec.mean:
+            images = (images - self.ground) / self.spread
         pyramid: list[Tensor] = self.backbone(images)
         return pyramid
 

@@ -139,7 +139,7 @@ def translate(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source:
     Raises:
         ModelError: the file is of no known family, its network is not computed here, or none of its weights fits.
     """
-    state = _without_wrapper(state)
+    state = without_wrapper(state)
     kind = kind_of(state, source)
     renamed: dict[str, tuple[str, Tensor]] = {}
     dropped: dict[str, str] = {}
@@ -299,7 +299,7 @@ def _pixels(kind: CheckpointKind, state: Mapping[str, Tensor]) -> Pixels | None:
     return DETECTRON_RESNEST if any("conv2.bn0." in name for name in state) else None
 
 
-def _without_wrapper(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def without_wrapper(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Without the ``module.`` that parallel training puts before each name."""
     if all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): value for name, value in state.items()}

@@ -50,6 +50,8 @@ class DetectorSpec(Spec):
         cascade_stages: 1 (Mask R-CNN) or 3 (Cascade R-CNN).
         box_convs: convolutions of each box head, before one fully connected layer; 0: two fully connected layers.
         mask_convs: convolutions of the mask head: 8 with ResNeSt-200, 4 in the smaller ones.
+        mean: of each channel, where white is 1; the detector subtracts it from its images. Empty: nothing is done.
+        std: of each channel, by which the rest is divided.
 
     Raises:
         ModelError: a number that no detector has.
@@ -71,6 +73,8 @@ class DetectorSpec(Spec):
     cascade_stages: int = 3
     box_convs: int = 4
     mask_convs: int = 8
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.norm == "none":
@@ -82,11 +86,19 @@ class DetectorSpec(Spec):
         if min(self.classes, self.width, self.pyramid, self.hidden, self.mask_convs, self.box_convs + 1) < 1:
             raise _refused("a size below 1", "classes, width, pyramid, hidden and mask_convs are 1 or more")
         self._check_anchors()
+        self._check_statistics()
 
     @property
     def anchors_per_cell(self) -> int:
         """Anchors at each pixel of a level: COCO's detectors have 3, LIVECell's 5."""
         return len(self.anchor_ratios)
+
+    def _check_statistics(self) -> None:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (0, self.channels):
+            problem = f"{len(self.mean)} means and {len(self.std)} deviations for {self.channels} channels"
+            raise _refused(problem, "give one of each a channel, or none")
+        if min(self.std, default=1) <= 0:
+            raise _refused("a deviation that is not above 0", "pixels are divided by it")
 
     def _check_anchors(self) -> None:
         if not self.anchor_ratios or min(*self.anchor_ratios, *self.anchor_sizes) <= 0:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cellkit.config import RepresentationName, Spec
 from cellkit.errors import UsageError
+from cellkit.ops.detections import Detections
 from cellkit.ops.instances import Instances
 from cellkit.representations.blend import mean_maps
 
@@ -70,29 +71,49 @@ class Loss(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Representation:
-    """How labels become targets, and maps become cells.
+class Decodable:
+    """What all representations have: whatever a prediction holds, settings say how it becomes cells.
 
     Attributes:
         name: as in ``config.RepresentationName``.
+        settings: dataclass of the settings of decoding.
+        optional: further maps that a prediction may have: the brightness of the image.
+    """
+
+    name: RepresentationName
+    settings: type[DecodeSettings]
+    optional: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectRepresentation(Decodable):
+    """How objects that a network found by itself, and that may overlap, become cells of which each pixel has one.
+
+    Attributes:
+        flatten: objects of an image, settings -> cells on (H, W).
+    """
+
+    flatten: Callable[[Detections, Any], Instances]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Representation(Decodable):
+    """How labels become targets, and dense maps become cells.
+
+    Attributes:
         channels: maps of a prediction: those that a network puts out that learns from labels.
         vectors: (y, x) pairs of target channels that rotate with the image.
-        settings: dataclass of the settings of decoding.
         targets: labels (H, W) -> (T, H, W) float32.
         loss: outputs and targets -> named terms.
         decode: maps (C, H, W) of any floating type, settings -> cells on (H, W).
-        optional: further maps that a prediction may have: the brightness of the image.
         searched: settings of decoding that are searched on labelled images after training, with the values to try.
         blend: maps (B, channels, H, W) of several networks -> maps.
     """
 
-    name: RepresentationName
     channels: int
     vectors: tuple[tuple[int, int], ...]
-    settings: type[DecodeSettings]
     targets: Callable[[NDArray[np.integer[Any]]], NDArray[np.float32]]
     loss: Loss
     decode: Callable[[NDArray[np.floating[Any]], Any], Instances]
-    optional: int = 0
     searched: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     blend: Callable[[Sequence[Tensor]], Tensor] = mean_maps

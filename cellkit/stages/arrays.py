@@ -11,8 +11,8 @@ from cellkit.engine.device import open_device
 from cellkit.errors import InputError
 from cellkit.io.images import Image
 from cellkit.io.label_image import whole
-from cellkit.io.maps import Prediction
 from cellkit.stages.model import load_model
+from cellkit.stages.outcomes import Failure, Skipped
 from cellkit.stages.postprocessing import decode
 from cellkit.stages.prediction import Command, PredictSettings, prepare, run_network
 
@@ -25,7 +25,7 @@ def segment_array(image: NDArray[Any], model: str, *, diameter: float | None, de
     command = Command(verb="segment", model=ready, settings=PredictSettings(diameter=diameter))
     prepared = prepare(as_image(image), ready, command.settings, ())
     for prediction in run_network([prepared], command):
-        if isinstance(prediction, Prediction):
+        if not isinstance(prediction, Failure | Skipped):
             return whole(decode(prediction))
     raise AssertionError("the engine gives one result per image")
 

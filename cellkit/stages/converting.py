@@ -16,6 +16,7 @@ from cellkit.config import JsonValue
 from cellkit.data.coco import CocoLabels
 from cellkit.data.layouts import find_images, find_truth
 from cellkit.data.outlines import OutlineFile
+from cellkit.data.predicted_objects import find_objects, is_objects
 from cellkit.data.sparse_labels import check_fraction, draw_kept, kept_only
 from cellkit.data.truth import LabelFile, LabelRef, Truth
 from cellkit.errors import CellkitError, NoInputError, UsageError
@@ -108,18 +109,26 @@ def find_cells(root: str, image: str | None = None, size: tuple[int, int] | None
     """All annotated images of a file or folder.
 
     Args:
-        root: the annotations.
+        root: the annotations, or what 'predict' wrote of a detector.
         image: their image, or a folder of images of the same names; None: what the layout tells.
         size: (H, W) of the images of drawn outlines, where no image tells it.
 
     Raises:
         NoInputError, InputError: as :func:`cellkit.data.layouts.find_truth`, or no such image.
     """
-    refs = find_truth(root)
+    refs = _objects_in(root) or find_truth(root)
     images = find_images(root) if image is None else _named_images(image, list(refs))
     return [
         Found(key=key, ref=_readable(ref, images.get(key), size), image=images.get(key)) for key, ref in refs.items()
     ]
+
+
+def _objects_in(root: str) -> dict[str, LabelRef]:
+    """Objects of a prediction file of a detector, or of a folder of nothing else."""
+    path = Path(root)
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    known = bool(files) and all(file.is_file() and is_objects(file) for file in files)
+    return find_objects(files) if known else {}
 
 
 def _named_images(image: str, keys: list[str]) -> Mapping[str, str]:

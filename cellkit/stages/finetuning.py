@@ -11,6 +11,7 @@ from cellkit.io.checkpoints import save_checkpoint
 from cellkit.stages.training_files import TrainingFiles
 from cellkit.stages.tuning import Material, Tuner, TuningRecipe
 from cellkit.stages.tuning_checks import Check, Guard, check, remove_rounds
+from cellkit.stages.tuning_detector import DetectorRecipe, DetectorTuner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ def finetune(
     """
     guard = guard or Guard()
     files = TrainingFiles(output=output)
-    tuner = Tuner(material, recipe, device, quiet=quiet)
+    kind = DetectorTuner if isinstance(recipe, DetectorRecipe) else Tuner
+    tuner = kind(material, recipe, device, quiet=quiet)
     history = tuner.history(leave_one_out=guard.leave_one_out, keep_better=guard.keep_better)
     if not overwrite and files.is_done(history):
         return None
@@ -80,6 +82,7 @@ def finetune(
 def _card(tuner: Tuner, found: Check | None, kept: bool) -> dict[str, JsonValue]:
     """What ``info`` tells of a tuned model."""
     card: dict[str, JsonValue] = {"base": tuner.name, "shots": [pair.key for pair in tuner.material.shots]}
+    card |= tuner.card_of(base=kept)
     if found is not None:
         card |= {"check": found.to_dict(), "kept": "base" if kept else "tuned"}
     return card | ({"card of the base": dict(tuner.base.card)} if tuner.base.card else {})

@@ -11,9 +11,17 @@ from cellkit.config import NO_SETTINGS, Preprocessing, Settings
 from cellkit.engine.device import Device, prepare
 from cellkit.errors import ModelError, UsageError
 from cellkit.io.checkpoints import Checkpoint, load_checkpoint, model_path
-from cellkit.networks import Ensemble, build
+from cellkit.networks import DETECTORS, Detector, Ensemble, build
 from cellkit.provenance import digest_of
-from cellkit.representations import REPRESENTATIONS, DecodeSettings, Representation
+from cellkit.representations import (
+    OBJECTS,
+    REPRESENTATIONS,
+    Decodable,
+    DecodeSettings,
+    ObjectRepresentation,
+    Representation,
+    representation_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +49,28 @@ class Model:
 
     @property
     def representation(self) -> Representation:
-        """Turns the network's maps into cells."""
+        """Turns the network's maps into cells.
+
+        Raises:
+            UsageError: the network gives no maps.
+        """
         return REPRESENTATIONS[self.checkpoint.representation.name]
+
+    @property
+    def decodable(self) -> Representation | ObjectRepresentation:
+        """Turns what the network says into cells, whatever that is."""
+        return representation_of(self.checkpoint.representation.name)
+
+    @property
+    def detector(self) -> Detector | None:
+        """The network, if it finds objects."""
+        return self.network if isinstance(self.network, Detector) else None
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the categories of the objects that the network finds, or none."""
+        named = self.checkpoint.card.get("categories")
+        return tuple(map(str, named)) if isinstance(named, list) else ()
 
 
 def load_model(name: str | Path, device: Device) -> Model:
@@ -67,13 +95,19 @@ def network_of(checkpoint: Checkpoint, name: str | Path) -> nn.Module:
     """The network of a checkpoint with its weights; of several members, their ensemble.
 
     Raises:
-        ModelError: the weights do not fit; the message has the ``name``.
+        ModelError: the weights do not fit, or the network does not go with the representation; the message has the
+            ``name``.
     """
     spec = checkpoint.network
+    finds, boxes = spec.name in DETECTORS, checkpoint.representation.name in OBJECTS
+    if finds != boxes:
+        problem = f"its network '{spec.name}' does not go with its representation '{checkpoint.representation.name}'"
+        raise ModelError(name, problem, "a detector has boxes, and nothing else has")
     try:
         members = [build(spec) for _ in range(spec.members)]
-        blend = REPRESENTATIONS[checkpoint.representation.name].blend
-        network = members[0] if len(members) == 1 else Ensemble(members, blend)
+        network = members[0]
+        if len(members) > 1:
+            network = Ensemble(members, REPRESENTATIONS[checkpoint.representation.name].blend)
         network.load_state_dict(checkpoint.weights)
     except (RuntimeError, KeyError) as error:
         line = str(error).splitlines()[0]
@@ -81,9 +115,7 @@ def network_of(checkpoint: Checkpoint, name: str | Path) -> nn.Module:
     return network
 
 
-def decode_settings(
-    representation: Representation, stored: Settings, overrides: Settings = NO_SETTINGS
-) -> DecodeSettings:
+def decode_settings(representation: Decodable, stored: Settings, overrides: Settings = NO_SETTINGS) -> DecodeSettings:
     """Settings of decoding: those stored with the model or prediction, overridden by the user's.
 
     Raises:

@@ -10,20 +10,23 @@ from typing import TypeAlias
 import numpy as np
 
 from cellkit.config import NO_SETTINGS, Settings
+from cellkit.data.predicted_objects import detections_of
 from cellkit.errors import CellkitError, InputError
+from cellkit.io.detections import ObjectPrediction
 from cellkit.io.labels import LabelImage, LabelRows
-from cellkit.io.maps import Prediction
+from cellkit.io.maps import Prediction, PredictionInfo
 from cellkit.ops.instances import Instances
 from cellkit.ops.labelling import relabel_in_raster_order, resize_labels
 from cellkit.overlap import ordered_map
 from cellkit.provenance import Record
-from cellkit.representations import REPRESENTATIONS, DecodeSettings, Representation
+from cellkit.representations import OBJECTS, REPRESENTATIONS, DecodeSettings, Representation
 from cellkit.stages.large_images import is_large, read_apart
 from cellkit.stages.large_maps import cells_of
 from cellkit.stages.model import decode_settings
 from cellkit.stages.outcomes import Failure, IsDone, Skipped, never_done
+from cellkit.stages.prediction import Predicted
 
-Predicted: TypeAlias = Prediction | Failure | Skipped
+AnyPrediction: TypeAlias = Prediction | ObjectPrediction
 Segmented: TypeAlias = LabelImage | LabelRows | Failure | Skipped
 
 
@@ -37,13 +40,13 @@ def postprocess(
     """Decode predictions to cells, in their order.
 
     Args:
-        predictions: maps; failures and skips of an earlier stage pass through.
+        predictions: maps or objects; failures and skips of an earlier stage pass through.
         overrides: settings of the representation that win over those stored in the prediction.
         workers: images decoded at once; of a large image, windows.
         is_done: tells by key and history whether the output is there and up to date.
     """
 
-    def cells(item: Prediction, workers: int) -> Segmented:
+    def cells(item: AnyPrediction, workers: int) -> Segmented:
         record = Record(verb="postprocess", arguments=dict(overrides))
         if is_done(item.key, (*item.history, record)):
             return Skipped(key=item.key, source=item.source)
@@ -53,7 +56,7 @@ def postprocess(
 
 
 def in_threads(
-    cells: Callable[[Prediction, int], Segmented], items: Iterable[Predicted], workers: int
+    cells: Callable[[AnyPrediction, int], Segmented], items: Iterable[Predicted], workers: int
 ) -> Iterator[Segmented]:
     """Cells of predictions in their order: several images at once, but large ones one by one with all threads.
 
@@ -69,12 +72,12 @@ def in_threads(
         return item
 
     def beside(item: Predicted | Segmented) -> Segmented:
-        return cells(item, 1) if isinstance(item, Prediction) else item
+        return cells(item, 1) if isinstance(item, Prediction | ObjectPrediction) else item
 
     return ordered_map(beside, map(alone, items), workers)
 
 
-def decoded(prediction: Prediction, overrides: Settings, workers: int) -> Segmented:
+def decoded(prediction: AnyPrediction, overrides: Settings, workers: int) -> Segmented:
     """Cells of a prediction, or why there are none."""
     try:
         return decode(prediction, overrides, workers)
@@ -82,18 +85,20 @@ def decoded(prediction: Prediction, overrides: Settings, workers: int) -> Segmen
         return Failure(key=prediction.key, source=prediction.source, error=error)
 
 
-def decode(prediction: Prediction, overrides: Settings = NO_SETTINGS, workers: int = 1) -> LabelImage | LabelRows:
+def decode(prediction: AnyPrediction, overrides: Settings = NO_SETTINGS, workers: int = 1) -> LabelImage | LabelRows:
     """Cells of one prediction, at the size of its source image; the history is the prediction's.
 
     Args:
-        prediction: maps; large ones are decoded window by window.
+        prediction: maps, of which large ones are decoded window by window; or objects.
         overrides: settings of decoding that win over those of the prediction.
         workers: windows of large maps that are decoded at once.
 
     Raises:
-        InputError: the maps have not the channels of their representation.
+        InputError: the maps have not the channels of their representation, or the mask of an object is damaged.
         UsageError: an override is no setting of the representation.
     """
+    if isinstance(prediction, ObjectPrediction):
+        return _flattened(prediction, overrides)
     representation, settings = representation_of(prediction, overrides)
     size = prediction.maps.shape[1], prediction.maps.shape[2]
     if is_large(size):
@@ -104,6 +109,16 @@ def decode(prediction: Prediction, overrides: Settings = NO_SETTINGS, workers: i
 
         return cells_of(prediction, decode_window, workers)
     return as_labels(prediction, representation.decode(np.asarray(prediction.maps[:, :, :]), settings))
+
+
+def _flattened(prediction: ObjectPrediction, overrides: Settings) -> LabelImage:
+    """Cells of objects that may overlap."""
+    representation = OBJECTS.get(prediction.representation.name)
+    if representation is None:
+        problem = f"objects, but '{prediction.representation.name}' has dense maps"
+        raise InputError(prediction.source, problem, "predict the image again")
+    settings = decode_settings(representation, prediction.representation.settings, overrides)
+    return as_labels(prediction, representation.flatten(detections_of(prediction), settings))
 
 
 def representation_of(prediction: Prediction, overrides: Settings) -> tuple[Representation, DecodeSettings]:
@@ -118,7 +133,7 @@ def representation_of(prediction: Prediction, overrides: Settings) -> tuple[Repr
     return representation, decode_settings(representation, prediction.representation.settings, overrides)
 
 
-def as_labels(prediction: Prediction, instances: Instances) -> LabelImage:
+def as_labels(prediction: PredictionInfo, instances: Instances) -> LabelImage:
     """Instances at map scale -> a label image at the scale of the source."""
     if instances.labels.shape != prediction.shape:
         instances = _resized(instances, prediction.shape)

@@ -5,31 +5,37 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from cellkit.config import Preprocessing, Settings, Spec
+from cellkit.config import NO_SETTINGS, Preprocessing, RepresentationSpec, Settings, Spec
 from cellkit.data.normalise import normalise, prepare_channels, statistics
 from cellkit.data.scale import REFERENCE_DIAMETER, own_diameter, scale_of
 from cellkit.engine.inference import Tiling
 from cellkit.engine.memory import Fallback, MemoryLadder
 from cellkit.errors import CellkitError, InputError, UsageError
+from cellkit.io.detections import ObjectPrediction
 from cellkit.io.images import Image
-from cellkit.io.maps import Maps, Prediction
+from cellkit.io.maps import Maps, Prediction, PredictionInfo
 from cellkit.io.sources import Source
-from cellkit.networks import margin_of
+from cellkit.networks import Detector, margin_of
 from cellkit.ops.noisy_passes import Noise
 from cellkit.overlap import ahead
 from cellkit.provenance import History, Record
+from cellkit.representations import DecodeSettings
+from cellkit.stages.detecting import Finder, as_objects, detect_settings, tile_overlap
 from cellkit.stages.large_images import LargePixels, is_large, rolling_maps
 from cellkit.stages.model import Model, decode_settings
 from cellkit.stages.outcomes import Failure, IsDone, Skipped, never_done
 from cellkit.stages.passes import Passes, noise_of
+
+Predicted: TypeAlias = Prediction | ObjectPrediction | Failure | Skipped
 
 log = logging.getLogger(__name__)
 
@@ -159,12 +165,25 @@ class Command:
 
     def brightness(self) -> bool:
         """Whether the prediction keeps the image; errors as :meth:`check`."""
-        representation, stored = self.model.representation, self.model.checkpoint.representation.settings
-        wanted = self.settings.brightness or decode_settings(representation, stored, self.overrides).wants_brightness
+        representation = self.model.decodable
+        wanted = self.settings.brightness or self.decoding().wants_brightness
         if wanted and not representation.optional:
             problem = f"'brightness' has no place in a prediction of '{representation.name}'"
             raise UsageError("--set", problem, "leave it out")
         return wanted
+
+    def decoding(self) -> DecodeSettings:
+        """Settings of decoding: the model's, with what is wanted otherwise; errors as :meth:`check`."""
+        stored = self.model.checkpoint.representation.settings
+        return decode_settings(self.model.decodable, stored, self.overrides)
+
+    def finder(self, detector: Detector, ladder: MemoryLadder) -> Finder:
+        """How a detector goes over images; without a working diameter tiles overlap by what it was made for."""
+        tiling = tiling_of(self.settings, self.model.preprocessing)
+        if self.settings.overlap is None and self.model.preprocessing.diameter is None:
+            tiling = replace(tiling, overlap=max(tiling.overlap, tile_overlap(detector)))
+        settings = detect_settings(self.decoding())
+        return Finder(detector=detector, settings=settings, device=self.model.device, tiling=tiling, ladder=ladder)
 
     def passes(self, ladder: MemoryLadder) -> Passes:
         """How the network goes over images."""
@@ -256,32 +275,39 @@ def _is_there(key: str, is_done: IsDone) -> bool:
 
 
 def predict(
-    sources: Iterable[Source], model: Model, settings: PredictSettings, *, is_done: IsDone = never_done
-) -> Iterator[Prediction | Failure | Skipped]:
-    """Predict the dense maps of images, in their order.
+    sources: Iterable[Source],
+    model: Model,
+    settings: PredictSettings,
+    overrides: Settings = NO_SETTINGS,
+    *,
+    is_done: IsDone = never_done,
+) -> Iterator[Predicted]:
+    """Predict the dense maps of images, or the objects on them, in their order.
 
     Args:
         sources: what the user named.
         model: network, preprocessing, representation.
         settings: scale and tiles.
+        overrides: settings of decoding that win over those of the model, and travel in the prediction.
         is_done: tells by key and history whether the output is there and up to date.
 
     Yields:
         A prediction per image, a failure for one that could not be read, a skip for one that is done. The maps of a
         large image are computed while they are read, once, from top to bottom: read them before the next outcome.
     """
-    command = Command(verb="predict", model=model, settings=settings)
+    command = Command(verb="predict", model=model, settings=settings, overrides=overrides)
     yield from run_network(read_all(sources, command, is_done), command)
 
 
-def run_network(
-    items: Iterable[Prepared | Failure | Skipped], command: Command
-) -> Iterator[Prediction | Failure | Skipped]:
-    """Maps of prepared images; failures and skips pass through. Reading goes on while the network runs.
+def run_network(items: Iterable[Prepared | Failure | Skipped], command: Command) -> Iterator[Predicted]:
+    """Maps or objects of prepared images; failures and skips pass through. Reading goes on while the network runs.
 
     The maps of a large image are computed while they are read: read them before asking for the next outcome.
     """
-    ladder = MemoryLadder()
+    ladder, detector = MemoryLadder(), command.model.detector
+    if detector is not None:
+        yield from _found(ahead(items), command, command.finder(detector, ladder))
+        return
     for is_windowed, group in groupby(ahead(items), _is_windowed):
         yield from (_windowed if is_windowed else _whole)(group, command, ladder)
 
@@ -320,6 +346,27 @@ def _whole(
     yield from _drain(aside)
 
 
+def _found(
+    items: Iterable[Prepared | Failure | Skipped], command: Command, finder: Finder
+) -> Iterator[ObjectPrediction | Failure | Skipped]:
+    """Objects of images of any size."""
+    aside: list[Failure | Skipped] = []
+
+    def images() -> Iterator[tuple[Prepared, NDArray[np.float32] | LargePixels]]:
+        for item in items:
+            if isinstance(item, Prepared):
+                yield item, item.pixels
+            else:
+                aside.append(item)
+
+    name, settings = command.model.decodable.name, command.decoding().to_dict()
+    spec = RepresentationSpec(name=name, settings=settings)
+    for item, found in finder.objects(images()):
+        yield from _drain(aside)
+        yield as_objects(replace(_info(item, command.model), representation=spec), found, command.model.categories)
+    yield from _drain(aside)
+
+
 def _drain(aside: list[Failure | Skipped]) -> Iterator[Failure | Skipped]:
     while aside:
         yield aside.pop(0)
@@ -327,10 +374,13 @@ def _drain(aside: list[Failure | Skipped]) -> Iterator[Failure | Skipped]:
 
 def as_prediction(item: Prepared, maps: Maps, model: Model) -> Prediction:
     """Maps with all that decoding and writing need to know about their image."""
+    return Prediction(maps=maps, **vars(_info(item, model)))
+
+
+def _info(item: Prepared, model: Model) -> PredictionInfo:
     image = item.image
-    return Prediction(
+    return PredictionInfo(
         key=image.key,
-        maps=maps,
         representation=model.checkpoint.representation,
         source=image.source,
         shape=(int(image.pixels.shape[1]), int(image.pixels.shape[2])),

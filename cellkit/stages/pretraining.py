@@ -71,6 +71,25 @@ class Recipe:
         """Maps that the network puts out."""
         return REPRESENTATIONS[self.model.representation].channels
 
+    @property
+    def network(self) -> NetworkSpec:
+        """What is learned."""
+        return NetworkSpec(
+            name=self.model.network,
+            channels=self.preprocessing.channels,
+            outputs=self.outputs,
+            widths=self.model.widths,
+            affine=self.model.affine,
+        )
+
+    def initial(self) -> nn.Module:
+        """The network with its first weights.
+
+        Raises:
+            ModelError: those of a base, which is another network.
+        """
+        return _initial(self.network, self.model)
+
     def record(self, learn: Sequence[str], held: Sequence[str] = ()) -> Record:
         """What the history says: the settings that shape the result, and a digest of the names of the images.
 
@@ -219,8 +238,8 @@ def train(
         return None
     resume = None if overwrite else files.state(history)
     set_seed(recipe.fit.seed)
-    spec = network_spec(recipe)
-    network = prepare(_initial(spec, recipe.model), device).train()
+    spec = recipe.network
+    network = prepare(recipe.initial(), device).train()
     made = task(network)
     result = fit(
         made.method,
@@ -290,13 +309,7 @@ def _weighed_loss(outputs: Tensor, targets: Tensor, weights: Tensor | None = Non
 
 def network_spec(recipe: Recipe) -> NetworkSpec:
     """What is learned."""
-    return NetworkSpec(
-        name=recipe.model.network,
-        channels=recipe.preprocessing.channels,
-        outputs=recipe.outputs,
-        widths=recipe.model.widths,
-        affine=recipe.model.affine,
-    )
+    return recipe.network
 
 
 def _untrained(spec: NetworkSpec, recipe: Recipe, history: History, card: Mapping[str, JsonValue]) -> Checkpoint:

@@ -253,7 +253,7 @@ def _cells(truth: Truth, key: str) -> _Cells:
         labels=truth.labels,
         instances=instances,
         is_flat=False,
-        has_categories=notes is not None,
+        has_categories=notes is not None and notes.has_categories,
         has_boxes=notes is not None and notes.has_boxes,
         pixel_size=truth.pixel_size,
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from cellkit.config import NO_SETTINGS, Settings
-from cellkit.io.maps import Prediction
 from cellkit.io.sources import Source
 from cellkit.stages.model import Model
 from cellkit.stages.outcomes import IsDone, never_done
-from cellkit.stages.postprocessing import Segmented, decoded, in_threads
+from cellkit.stages.postprocessing import AnyPrediction, Segmented, decoded, in_threads
 from cellkit.stages.prediction import Command, PredictSettings, read_all, run_network
 
 
@@ -38,7 +37,7 @@ def segment(
     """
     command = Command(verb="segment", model=model, settings=settings, overrides=overrides)
 
-    def cells(item: Prediction, workers: int) -> Segmented:
+    def cells(item: AnyPrediction, workers: int) -> Segmented:
         return decoded(item, overrides, workers)
 
     return in_threads(cells, run_network(read_all(sources, command, is_done), command), workers)

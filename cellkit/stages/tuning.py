@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -50,6 +50,7 @@ from cellkit.stages.training_files import TrainingFiles, Writer
 from cellkit.stages.validation import Validation
 
 NAMED = 3  # shots in a message
+CHOICE = "ap_dsb"
 QUERY, CONTRAST = 1, 2  # streams of crops of one seed
 FEW_SHOT: frozenset[NetworkName] = frozenset({"fcrn", "light-unet"})  # tuned as by Dawoud et al. where nobody chose
 AFFINE: frozenset[NetworkName] = frozenset({"fcrn"})  # of these the ones that get scale and shift (section 4.1)
@@ -117,12 +118,14 @@ class Material:
         held: labelled images to judge by; never learned from.
         query: images without labels of the same experiment, for contrastive tuning or statistics of batch norm.
         contrast: folder with a folder of images per style, or None: the crops that the base carries.
+        draw: how the shots were drawn from the labelled images, for the history; empty: they are all.
     """
 
     shots: Sequence[Pair]
     held: Sequence[Pair] = ()
     query: Sequence[Source] = ()
     contrast: str | None = None
+    draw: Mapping[str, JsonValue] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Of images and labels, not of names alone: a corrected outline makes another result."""
@@ -158,10 +161,31 @@ class Tuner:
         if self.base.preprocessing.noise_copies:
             problem = "has learned without labels: its network has no map of where cells are, to be learned from shots"
             raise ModelError(self.name, problem, "take a model that has learned from labels")
-        decode_settings(self.representation, self.base.representation.settings, recipe.decoding)  # checks them
-        weighed(self.representation, weigh_cells=recipe.tuning.weigh_cells)
         self.material, self.recipe, self.device, self.quiet = material, recipe, device, quiet
+        self.check()
         self.diameters = {pair.key: diameter_of(pair.labels.read().labels) for pair in material.shots}
+
+    def check(self) -> None:
+        """Settings that the base has no use for.
+
+        Raises:
+            UsageError: one is there.
+        """
+        decode_settings(self.representation, self.base.representation.settings, self.recipe.decoding)
+        weighed(self.representation, weigh_cells=self.recipe.tuning.weigh_cells)
+
+    def card_of(self, *, base: bool) -> dict[str, JsonValue]:
+        """What a card tells of the weights, beside base, shots and scores.
+
+        Args:
+            base: the weights are those of the base, not the tuned ones.
+        """
+        return {}
+
+    @property
+    def choice(self) -> str:
+        """The score that says whether tuning helped: a mean over IoU .50:.95."""
+        return CHOICE
 
     @property
     def representation(self) -> Representation:
@@ -206,7 +230,12 @@ class Tuner:
         channels = {} if chosen is None else {"channels": ",".join(map(str, chosen))}
         record = Record(
             verb="finetune",
-            arguments=self.recipe.arguments() | self._resolved() | {"shots": len(shots)} | channels | checks,
+            arguments=self.recipe.arguments()
+            | self._resolved()
+            | {"shots": len(shots)}
+            | dict(self.material.draw)
+            | channels
+            | checks,
             model=self.name,
             model_digest=self.digest,
             input_digest=self.material.digest(),

@@ -12,9 +12,7 @@ from cellkit.data.layouts import Pair
 from cellkit.data.splits import draw_shots
 from cellkit.io.checkpoints import Checkpoint
 from cellkit.stages.training_files import TrainingFiles
-from cellkit.stages.tuning import Tuner
-
-CHOICE = "ap_dsb"  # the score that says whether tuning helped: the mean over IoU .50:.95
+from cellkit.stages.tuning import CHOICE, Tuner
 
 Kind: TypeAlias = Literal["held", "left out", "shots"]
 
@@ -42,17 +40,19 @@ class Check:
         images: how many.
         before: mean scores of the base, at the diameter of the shots.
         after: mean scores of the tuned model.
+        choice: the score that says whether tuning helped.
     """
 
     kind: Kind
     images: int
     before: dict[str, float]
     after: dict[str, float]
+    choice: str = CHOICE
 
     @property
     def is_worse(self) -> bool:
         """Whether the base was better."""
-        return self.after[CHOICE] < self.before[CHOICE]
+        return self.after[self.choice] < self.before[self.choice]
 
     def to_dict(self) -> dict[str, JsonValue]:
         """For the model card."""
@@ -83,7 +83,7 @@ def check(tuner: Tuner, tuned: Checkpoint, files: TrainingFiles, guard: Guard, *
 
 def _compared(tuner: Tuner, tuned: Checkpoint, pairs: Sequence[Pair], kind: Kind) -> Check:
     before, after = (tuner.scores(model, pairs) for model in (tuner.untuned(), tuned))
-    return Check(kind=kind, images=len(pairs), before=before, after=after)
+    return Check(kind=kind, images=len(pairs), before=before, after=after, choice=tuner.choice)
 
 
 def _left_out(tuner: Tuner, files: TrainingFiles, *, overwrite: bool) -> Check:
@@ -103,6 +103,7 @@ def _left_out(tuner: Tuner, files: TrainingFiles, *, overwrite: bool) -> Check:
         images=len(checks),
         before=_mean([one.before for one in checks]),
         after=_mean([one.after for one in checks]),
+        choice=tuner.choice,
     )
 
 

@@ -229,3 +229,12 @@ def test_lazy_colour_becomes_grey_by_window(colours, channels):
     np.testing.assert_array_equal(statistics(lazy, INTO_GREY), statistics(whole, INTO_GREY))
     two = prepare_channels(image(under, rgb=True), Preprocessing(channels=2, colour="grey"))
     np.testing.assert_array_equal(two[0:2, 3:5, 3:5], np.stack([whole[0, 3:5, 3:5], np.zeros((2, 2), np.uint8)]))
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1), (bool, 1)])
+def test_the_range_of_the_type_becomes_0_to_1(dtype, white):
+    pixels = np.zeros((2, 3, 4), dtype)
+    pixels[0, 0, 0] = white
+    low, high = statistics(pixels, Preprocessing(channels=2, normalisation="range"))
+    assert (low.tolist(), high.tolist()) == ([0, 0], [white, white])
+    assert normalise(pixels, low, high).max() == 1

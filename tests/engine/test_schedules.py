@@ -57,6 +57,12 @@ def test_halving_is_after_each_quarter():
     assert [rates[i] for i in (0, 24, 25, 49, 50, 74, 75, 99)] == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
 
 
+def test_late_tenths_are_those_of_detectron():
+    """240,000 and 255,000 of 270,000 steps."""
+    rates = factors(schedule="late-tenths", steps=270)
+    assert [rates[i] for i in (0, 239, 240, 254, 255, 269)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
 def test_constant_is_constant():
     assert set(factors(schedule="constant", steps=7)) == {1.0}
 

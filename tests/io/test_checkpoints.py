@@ -218,7 +218,7 @@ def spec(kind, **changes):
         (
             {"network": spec("network", name="gigunet")},
             "has the network name 'gigunet', unknown to this cellkit; "
-            "it knows unet, style-unet, mini-unet, fcrn, light-unet, batch-unet, batch-unet-transposed "
+            "it knows unet, style-unet, mini-unet, fcrn, light-unet, batch-unet, batch-unet-transposed, detector "
             "(upgrade cellkit)",
         ),
         (

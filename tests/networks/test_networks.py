@@ -9,7 +9,8 @@ import torch
 
 from cellkit.config import NetworkName, NetworkSpec, TrainedPartName
 from cellkit.errors import ModelError
-from cellkit.networks import NETWORKS, Encoding, build, initialise, set_affine
+from cellkit.networks import DETECTORS, NETWORKS, Encoding, build, initialise, set_affine
+from cellkit.networks.detector_spec import TINY_CASCADE
 from cellkit.networks.residual_unet import ResidualUNet, StyleUNet, _style_sizes, unit_mean
 
 
@@ -17,8 +18,56 @@ def count(network: torch.nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def test_table_and_names_agree():
-    assert set(NETWORKS) == set(get_args(NetworkName))
+def test_tables_and_names_agree():
+    assert set(NETWORKS) | set(DETECTORS) == set(get_args(NetworkName))
+    assert not set(NETWORKS) & set(DETECTORS)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_is_built_from_its_settings(name):
+    spec = NetworkSpec(name=name, channels=3, outputs=0, widths=(), settings=TINY_CASCADE.to_dict())
+    assert build(NetworkSpec.from_dict(spec.to_dict())).spec == TINY_CASCADE
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"depth": 3},
+            "detector: has settings that this cellkit does not know: DetectorSpec.__init__() got an unexpected keyword "
+            "argument 'depth' (upgrade cellkit)",
+        ),
+        (
+            {"channels": 1},
+            "detector: takes 1 channels by its settings, and 3 by its specification (both must be the same)",
+        ),
+        (
+            {"mean": [0.5], "std": [1.0]},
+            "detector: 1 means and 1 deviations for 3 channels (give one of each a channel, or none)",
+        ),
+        (
+            {"mean": [0.5] * 3, "std": [1.0, 0.0, 1.0]},
+            "detector: a deviation that is not above 0 (pixels are divided by it)",
+        ),
+    ],
+)
+def test_settings_that_no_detector_has(changes, text):
+    settings = TINY_CASCADE.to_dict() | changes
+    with pytest.raises(ModelError) as error:
+        build(NetworkSpec(name="detector", channels=3, outputs=0, widths=(), settings=settings))
+    assert str(error.value) == text
+
+
+def test_a_detector_subtracts_the_mean_of_its_pixels():
+    torch.manual_seed(0)
+    plain = build(NetworkSpec(name="detector", channels=3, settings=TINY_CASCADE.to_dict())).eval()
+    statistics = {"mean": [0.5, 0.25, 0.0], "std": [2.0, 0.5, 1.0]}
+    scaled = build(NetworkSpec(name="detector", channels=3, settings=TINY_CASCADE.to_dict() | statistics)).eval()
+    scaled.load_state_dict(plain.state_dict())  # statistics are of the specification, and no weights
+    images = torch.rand(1, 3, 64, 64)
+    expected = torch.stack([(images[0, 0] - 0.5) / 2, (images[0, 1] - 0.25) / 0.5, images[0, 2]])[None]
+    for one, other in zip(scaled.features(images), plain.features(expected), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +95,7 @@ def test_hierarchical_styles_have_the_papers_sizes():
     assert _style_sizes((32, 64, 128, 256)) == [480, 448, 384, 256]
 
 
-@pytest.mark.parametrize("name", get_args(NetworkName))
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("channels", "widths"), [(1, (8, 16)), (3, (4, 8, 16))])
 def test_any_width_and_channels(name, channels, widths):
     network = build(NetworkSpec(name=name, channels=channels, outputs=5, widths=widths)).eval()
@@ -87,7 +136,7 @@ def test_kaiming_initialisation_sets_every_convolution():
     assert weight.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.1)
 
 
-@pytest.mark.parametrize("name", get_args(NetworkName))
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("training", [False, True])
 def test_styles_are_those_of_a_whole_pass(name, training):
     torch.manual_seed(0)
@@ -96,7 +145,7 @@ def test_styles_are_those_of_a_whole_pass(name, training):
     assert torch.equal(network.styles(x), network(x).style)
 
 
-@pytest.mark.parametrize("name", get_args(NetworkName))
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("shape", [(16, 24), (64, 64)])
 def test_the_latent_code_is_that_of_a_whole_pass_and_needs_no_decoder(name, shape):
     torch.manual_seed(0)
@@ -109,13 +158,13 @@ def test_the_latent_code_is_that_of_a_whole_pass_and_needs_no_decoder(name, shap
     assert torch.equal(network.encode(x), latent)
 
 
-@pytest.mark.parametrize("name", sorted(set(get_args(NetworkName)) - {"mini-unet"}))
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"mini-unet"}))
 def test_the_latent_code_lies_on_the_deepest_grid(name):
     network = build(NetworkSpec(name=name, channels=1, widths=(4, 8, 16)))
     assert network.encode(torch.rand(1, 1, 32, 48)).shape == (1, 16, 8, 12)
 
 
-@pytest.mark.parametrize("name", get_args(NetworkName))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_without_scale_and_shift_only_batch_normalisation_has_less(name):
     network, plain = (build(NetworkSpec(name=name, widths=(4, 8), affine=affine)) for affine in (True, False))
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -188,7 +237,7 @@ def test_styles_of_other_channels_name_the_repair():
         ResidualUNet(2, 3, (4, 8)).styles(torch.zeros(1, 1, 8, 8))
 
 
-@pytest.mark.parametrize("name", get_args(NetworkName))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_each_part_holds_the_one_before_and_all_is_everything(name):
     network = build(NetworkSpec(name=name, widths=(4, 8)))
     parts = network.parts()

@@ -9,12 +9,40 @@ import pytest
 import torch
 
 from cellkit.config import RepresentationName
-from cellkit.representations import REPRESENTATIONS, DecodeSettings
+from cellkit.errors import UsageError
+from cellkit.ops.detections import Detections
+from cellkit.ops.run_lengths import runs_of_labels
+from cellkit.representations import OBJECTS, REPRESENTATIONS, DecodeSettings, representation_of
 
 
-def test_table_and_names_agree():
-    assert set(REPRESENTATIONS) == set(get_args(RepresentationName))
-    assert all(name == representation.name for name, representation in REPRESENTATIONS.items())
+def test_tables_and_names_agree():
+    assert set(REPRESENTATIONS) | set(OBJECTS) == set(get_args(RepresentationName))
+    assert not set(REPRESENTATIONS) & set(OBJECTS)
+    assert all(representation_of(name).name == name for name in get_args(RepresentationName))
+
+
+def test_who_needs_maps_and_has_objects_is_told_in_one_line():
+    with pytest.raises(UsageError) as error:
+        REPRESENTATIONS["boxes"]
+    choices = "choose from flow, mask, border, hover, embedding, star"
+    assert str(error.value) == f"representation: 'boxes' has no dense maps ({choices})"
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_contract_of_objects(name, two_touching_cells):
+    representation = OBJECTS[name]
+    settings = representation.settings()
+    settings.check()
+    assert representation.settings.from_dict(settings.to_dict()) == settings
+    ids, runs = runs_of_labels(two_touching_cells)
+    found = Detections(
+        shape=two_touching_cells.shape,
+        boxes=np.zeros((len(ids), 4), np.float32),
+        scores=np.ones(len(ids), np.float32),
+        categories=np.zeros(len(ids), np.int32),
+        masks=runs,
+    )
+    np.testing.assert_array_equal(representation.flatten(found, settings).labels > 0, two_touching_cells > 0)
 
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)

@@ -1,0 +1,186 @@
+"""pretrain --method cupre: labelled images of one kind and unlabelled ones of another -> a model to be fine-tuned.
+
+Alternate multi-task pre-training (CUPre, section III): see ``methods.cupre``. The labelled images, COCO in the paper,
+are divided into as many parts as there are rounds, by the seed; every unlabelled image is in every round. Everything
+about the labelled task, network and schedule included, is as if it were learned alone, by ``pretrain`` for maps or by
+``pretrain --method detection``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from torch import nn
+
+from cellkit.config import JsonValue, NetworkSpec, Spec
+from cellkit.data.layouts import Pair
+from cellkit.data.moco_views import ViewSettings
+from cellkit.engine import Device, FitResult
+from cellkit.engine.method import Method
+from cellkit.errors import NoInputError
+from cellkit.io.sources import Source
+from cellkit.methods.cupre import Cupre, Tasks
+from cellkit.methods.cupre_settings import CupreSettings
+from cellkit.methods.detection import Detection
+from cellkit.methods.moco import MoCo
+from cellkit.methods.moco_settings import MoCoSettings
+from cellkit.methods.supervised import Supervised
+from cellkit.networks.detector import Detector
+from cellkit.stages.pretraining import Recipe, SupervisedRecipe, Task, train, training_set
+from cellkit.stages.pretraining_detection import DetectionRecipe, detection_set
+from cellkit.stages.pretraining_moco import named, view_set
+
+
+@dataclass(frozen=True, kw_only=True)
+class CupreRecipe(Recipe):
+    """Settings of both tasks and their alternation; made by :meth:`of`.
+
+    Attributes:
+        labelled: network, images and schedule of the labelled task.
+        views: what two views of an unlabelled crop differ in.
+        moco: loss, queue and key encoder of the unlabelled task.
+        cupre: rounds, rates and penalty.
+    """
+
+    labelled: SupervisedRecipe | DetectionRecipe
+    views: ViewSettings = field(default_factory=ViewSettings)
+    moco: MoCoSettings = field(default_factory=MoCoSettings)
+    cupre: CupreSettings = field(default_factory=CupreSettings)
+
+    @classmethod
+    def of(
+        cls,
+        labelled: SupervisedRecipe | DetectionRecipe,
+        views: ViewSettings | None = None,
+        moco: MoCoSettings | None = None,
+        cupre: CupreSettings | None = None,
+    ) -> Self:
+        """The recipe whose labelled task is this one.
+
+        Raises:
+            UsageError: too few steps for the rounds.
+        """
+        chosen = cupre or CupreSettings()
+        chosen.plan(labelled.fit.steps)  # checks them
+        return cls(
+            model=labelled.model,
+            preprocessing=labelled.preprocessing,
+            fit=labelled.fit,
+            decoding=labelled.decoding,
+            labelled=labelled,
+            views=views or ViewSettings(),
+            moco=moco or MoCoSettings(),
+            cupre=chosen,
+        )
+
+    @property
+    def parts(self) -> tuple[Spec, ...]:
+        """Those of the labelled task, views, loss, rounds."""
+        return *self.labelled.parts, self.views, self.moco, self.cupre
+
+    @property
+    def network(self) -> NetworkSpec:
+        """What is learned."""
+        return self.labelled.network
+
+    def initial(self) -> nn.Module:
+        """The network with its first weights."""
+        return self.labelled.initial()
+
+    def fitting(self, pairs: Sequence[Pair]) -> Self:
+        """With what the labelled images decide: of a detector, categories and anchors."""
+        if isinstance(self.labelled, DetectionRecipe):
+            return replace(self, labelled=self.labelled.fitting(pairs))
+        return self
+
+
+def parts_of(pairs: Sequence[Pair], rounds: int, seed: int) -> list[list[Pair]]:
+    """Labelled images in as many parts as there are rounds, of equal size but for one image, by the seed.
+
+    Fewer images than rounds are parts of one image each, which then come again.
+    """
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    count = min(rounds, len(pairs))
+    return [[pairs[index] for index in order[part::count]] for part in range(count)]
+
+
+def pretrain_cupre(
+    pairs: Sequence[Pair],
+    sources: Sequence[Source],
+    recipe: CupreRecipe,
+    device: Device,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> FitResult | None:
+    """Train a network on labelled and unlabelled images in turn and write its checkpoint.
+
+    Args:
+        pairs: labelled images, of common objects.
+        sources: images without labels, of cells.
+        recipe: all settings; what the labelled images decide is set here.
+        device: where to train.
+        output: the checkpoint to write; state, last weights and metrics lie beside it.
+        overwrite: start anew although files of another run are there.
+        quiet: no progress.
+
+    Returns:
+        How training ended, or None: the output was there and up to date.
+
+    Raises:
+        UsageError: files of a run with other settings are there, or nothing of the encoder is left to learn.
+        NoInputError: there is no labelled image, or no image shows anything.
+        InputError: an image or its labels cannot be read.
+        ModelError: nothing of the base fits.
+        InterruptedRunError: SIGINT or SIGTERM after a clean save.
+    """
+    if not pairs:
+        raise NoInputError("--labelled", "there is no labelled image", "give a folder with images and labels")
+    chosen = recipe.fitting(pairs)
+
+    def task(network: nn.Module) -> Task:
+        settings, seed = chosen.cupre, chosen.fit.seed
+        views = view_set(sources, chosen.preprocessing, chosen.views, device)
+        unlabelled = MoCo(network, views, chosen.moco, batch=settings.contrast_batch, seed=seed)
+        parts = parts_of(pairs, settings.rounds, seed)
+        labelled = [_labelled(network, part, chosen.labelled, device) for part in parts]
+        method = Cupre(Tasks(unlabelled=unlabelled, labelled=labelled), settings.plan(chosen.fit.steps), settings)
+        return Task(method=method, card=_card(chosen.labelled))
+
+    record = chosen.record([named(source) for source in sources], [])
+    labelled = Recipe.record(chosen, [_named(pair) for pair in pairs])
+    more: dict[str, JsonValue] = {
+        "method": "cupre",
+        "labelled_images": len(pairs),
+        "labelled_digest": labelled.input_digest,
+    }
+    record = replace(record, arguments=record.arguments | more | _card(chosen.labelled))
+    return train(chosen, (record,), task, device, output, overwrite=overwrite, quiet=quiet)
+
+
+def _labelled(
+    network: nn.Module, pairs: Sequence[Pair], recipe: SupervisedRecipe | DetectionRecipe, device: Device
+) -> Method[Any]:
+    batch, seed = recipe.model.batch, recipe.fit.seed
+    if isinstance(recipe, SupervisedRecipe):
+        representation = recipe.representation
+        data = training_set(pairs, recipe.preprocessing, representation, recipe.augmentation, device)
+        return Supervised(network, representation, data, batch=batch, seed=seed)
+    if not isinstance(network, Detector):
+        raise TypeError(f"the recipe asks for a detector, not for {type(network).__name__}")
+    objects = detection_set(pairs, recipe.preprocessing, recipe.augmentation, network, recipe.names, device)
+    return Detection(network, objects, recipe.detection, batch=batch, seed=seed)
+
+
+def _card(recipe: SupervisedRecipe | DetectionRecipe) -> dict[str, JsonValue]:
+    return {"categories": list(recipe.names)} if isinstance(recipe, DetectionRecipe) else {}
+
+
+def _named(pair: Pair) -> str:
+    """The key of an image, with the channels that were chosen of it."""
+    return pair.key if pair.channels is None else f"{pair.key} {pair.channels}"
