@@ -30,7 +30,7 @@ from cellkit.data.scale import REFERENCE_DIAMETER
 from cellkit.data.splits import split
 from cellkit.engine import distributed
 from cellkit.errors import NoInputError, UsageError
-from cellkit.io.sources import Source, find_sources
+from cellkit.io.sources import Source, find_together
 from cellkit.methods.adapt_settings import AdaptSettings
 from cellkit.stages.adapt_checks import check_channels, intensity_ratio, shared_images
 from cellkit.stages.adapt_recipe import (
@@ -224,9 +224,9 @@ def unlabelled(roots: Sequence[str], channels: str | None) -> list[Source]:
     if STREAM in roots:
         raise UsageError(STREAM, "a stream cannot be learned from", "name files or folders")
     try:
-        return find_sources(roots, read_options(None, channels, None))
+        return find_together(roots, read_options(None, channels, None))
     except NoInputError as error:
-        raise NoInputError(f"--target {named(roots)}", "no image to learn from", error.repair) from error
+        raise NoInputError(f"--target {named([error.subject])}", "no image to learn from", error.repair) from error
 
 
 def held_out(pairs: Sequence[Pair], fraction: float | None, seed: int) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:

@@ -19,7 +19,7 @@ from cellkit.data.detection_categories import CELL
 from cellkit.data.moco_views import V1, ViewSettings
 from cellkit.errors import NoInputError, UsageError
 from cellkit.io.checkpoints import Checkpoint, load_checkpoint, model_path
-from cellkit.io.sources import Source, find_sources
+from cellkit.io.sources import Source, find_together
 from cellkit.methods.moco_settings import MoCoSettings
 from cellkit.networks.detector_spec import DetectorSpec
 from cellkit.stages.detector_weights import categories_of
@@ -67,9 +67,9 @@ def sources(method: str, inputs: Sequence[str], channels: str | None, **useless:
     if STREAM in inputs:
         raise UsageError(STREAM, "a stream cannot be learned from", "name files or folders")
     try:
-        return find_sources(inputs, read_options(None, channels, None))
+        return find_together(inputs, read_options(None, channels, None))
     except NoInputError as error:
-        raise NoInputError(named(inputs), "no image to learn from", error.repair) from error
+        raise NoInputError(named([error.subject]), "no image to learn from", error.repair) from error
 
 
 def view_settings(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -18,7 +18,7 @@ from cellkit.config import WIDTHS, ModelSettings, NetworkName, Spec
 from cellkit.data.unlabelled import Deformation
 from cellkit.engine import distributed
 from cellkit.errors import NoInputError, UsageError
-from cellkit.io.sources import Source, find_sources
+from cellkit.io.sources import Source, find_together
 from cellkit.methods.oce_settings import OceSettings
 from cellkit.representations.embedding import EmbeddingSettings
 from cellkit.stages.pretraining_unlabelled import (
@@ -57,9 +57,9 @@ def sources(inputs: Sequence[str], channels: str | None, **useless: str | None) 
     if STREAM in inputs:
         raise UsageError(STREAM, "a stream cannot be learned from", "name files or folders")
     try:
-        return find_sources(inputs, read_options(None, channels, None))
+        return find_together(inputs, read_options(None, channels, None))
     except NoInputError as error:
-        raise NoInputError(named(inputs), "no image to learn from", error.repair) from error
+        raise NoInputError(named([error.subject]), "no image to learn from", error.repair) from error
 
 
 def recipe(texts: Sequence[str] | None, choices: Choices, object_size: str | None) -> UnlabelledRecipe:

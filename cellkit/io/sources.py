@@ -87,6 +87,33 @@ def find_sources(inputs: Sequence[str], options: ReadOptions = DEFAULTS, recursi
     return found
 
 
+def find_together(inputs: Sequence[str], options: ReadOptions = DEFAULTS) -> list[Source]:
+    """Find images that are learned from together, and have no output of their own.
+
+    Where several inputs have images of one name, all keys are preceded by the name of their folder.
+
+    Args:
+        inputs: as those of :func:`find_sources`; each has an image.
+        options: how they are read.
+
+    Raises:
+        NoInputError: one of the inputs has no image.
+        UsageError: two images of one folder have the same name, or of two folders of one name.
+    """
+    parts = [(_folder_name(text), find_sources([text], options)) for text in inputs]
+    keys = [source.key for _, part in parts for source in part]
+    if len(set(keys)) == len(keys):
+        return [source for _, part in parts for source in part]
+    found = [replace(source, key=f"{name}_{source.key}") for name, part in parts for source in part]
+    _check_keys(found)
+    return found
+
+
+def _folder_name(text: str) -> str:
+    path = Path(split_dataset(text)[0]).absolute()
+    return path.name if path.is_dir() else path.parent.name
+
+
 def from_files(list_file: str) -> list[str]:
     """Paths listed in a file, one per line, or separated by NUL as 'find -print0' writes them.
 

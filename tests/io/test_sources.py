@@ -11,7 +11,7 @@ import tifffile
 from cellkit.errors import InputError, NoInputError, UsageError
 from cellkit.io.images import ReadOptions
 from cellkit.io.labels import LabelImage, write_labels
-from cellkit.io.sources import Source, find_sources, from_files
+from cellkit.io.sources import Source, find_sources, find_together, from_files
 from cellkit.provenance import digest_of
 
 PNG = imagecodecs.png_encode(np.arange(63, dtype=np.uint8).reshape(7, 9))
@@ -91,6 +91,23 @@ def test_two_sources_of_one_name(tmp_path):
         f"{tmp_path}/b/x.tif: its output would be called 'x', as that of {tmp_path}/a/x.png "
         "(rename one, or run them one after the other into two folders)"
     )
+
+
+def test_images_that_are_learned_from_together_may_have_one_name(tmp_path):
+    for folder in ("sstem", "emps"):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            tifffile.imwrite(tmp_path / folder / f"{number}.tif", np.zeros((8, 8), np.uint8))
+    both = [str(tmp_path / "sstem"), str(tmp_path / "emps")]
+    assert [source.key for source in find_together(both)] == ["sstem_0", "sstem_1", "emps_0", "emps_1"]
+    assert [source.key for source in find_together(both[:1])] == ["0", "1"]
+    files = [str(tmp_path / folder / "0.tif") for folder in ("sstem", "emps")]
+    assert [source.key for source in find_together(files)] == ["sstem_0", "emps_0"]
+    with pytest.raises(UsageError, match="its output would be called 'sstem_0'"):
+        find_together([both[0], both[0]])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(NoInputError, match="none: no image matches"):
+        find_together([*both, str(tmp_path / "none")])
 
 
 @pytest.mark.parametrize("labels", ["labels", "masks"])
