@@ -14,8 +14,8 @@ import tifffile
 from scipy import ndimage
 
 from cellkit.cli.training import datasets
-from cellkit.cli.tuning import drawn
 from cellkit.data.diameter import diameter_of
+from cellkit.data.splits import draw_shots
 from cellkit.errors import InputError, NoInputError, UsageError
 from cellkit.metrics import score
 
@@ -186,7 +186,8 @@ def test_label_images_that_cannot_be_used_are_named(tmp_path):
 def test_the_size_is_that_of_the_shots_that_are_tuned_to(tmp_path, shots, draw):
     pool = write_domain(tmp_path / "pool:1", 6)
     selection, _ = datasets([str(pool)], names=None, val=None, pairs=None, channels=None, seed=0)
-    own = [diameter_of(pair.labels.read().labels) for pair in drawn(selection, shots, draw).pairs]
+    chosen = draw_shots([pair.key for pair in selection.pairs], shots, draw)
+    own = [diameter_of(pair.labels.read().labels) for pair in selection.pairs if pair.key in chosen]
     assert recipe("watershed").size_of(f"{pool}:{shots}:{draw}") == pytest.approx(np.median(own))
     assert recipe("watershed").size_of("24.5") == 24.5
 

@@ -19,7 +19,7 @@ def convert(
     verbose: o.Verbose = 0,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write cells as other tools read them, or make a model of weights that others trained.
+    """Write cells as other tools read them, or take over weights of theirs.
 
     Reads labels in any layout, and outlines drawn in ImageJ (.zip, .roi) or QuPath (.geojson); writes files of
     Cellpose, ImageJ, QuPath, COCO, the Cell Tracking Challenge, one PNG per cell, and label images.

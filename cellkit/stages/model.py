@@ -105,9 +105,8 @@ def network_of(checkpoint: Checkpoint, name: str | Path) -> nn.Module:
         raise ModelError(name, problem, "a detector has boxes, and nothing else has")
     try:
         members = [build(spec) for _ in range(spec.members)]
-        network = members[0]
-        if len(members) > 1:
-            network = Ensemble(members, REPRESENTATIONS[checkpoint.representation.name].blend)
+        alone = len(members) == 1
+        network = members[0] if alone else Ensemble(members, REPRESENTATIONS[checkpoint.representation.name].blend)
         network.load_state_dict(checkpoint.weights)
     except (RuntimeError, KeyError) as error:
         line = str(error).splitlines()[0]
