@@ -77,7 +77,8 @@ def pool_levels(
         _pooled(level, together[own], images[own], grid)
         for level, own, grid in zip(features, chosen, grids, strict=True)
     ]
-    return torch.cat(parts)[torch.cat(chosen).argsort()].permute(0, 3, 1, 2)
+    order = torch.cat(chosen).argsort()
+    return torch.cat(parts).index_select(0, order).permute(0, 3, 1, 2)  # copies rows: faster than indexing
 
 
 def joined(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -118,7 +119,7 @@ class _Pooling(torch.autograd.Function):
         pixels = features.permute(0, 2, 3, 1).to(_exact(features)).reshape(-1, features.shape[1])
         bins = pixels.new_zeros(len(boxes), grid.size[0] * grid.size[1], features.shape[1])
         for part in windows(boxes, images, grid, (features.shape[2], features.shape[3])):
-            bins[part.boxes] = part.sums(pixels)
+            bins.index_copy_(0, part.boxes, part.sums(pixels))
         return bins.reshape(len(boxes), *grid.size, features.shape[1]).to(features.dtype)
 
     @staticmethod
@@ -128,7 +129,7 @@ class _Pooling(torch.autograd.Function):
         flat = gradient.to(_exact(gradient)).flatten(1, 2)
         pixels = flat.new_zeros(count * height * width, channels)
         for part in windows(boxes, images, context.grid, (height, width)):
-            part.spread(flat[part.boxes], pixels)
+            part.spread(flat.index_select(0, part.boxes), pixels)
         whole = pixels.reshape(count, height, width, channels).permute(0, 3, 1, 2)
         return whole.to(context.dtype), None, None, None
 
