@@ -8,7 +8,7 @@
 # folders of images of cells, whose labels, if there are any, are not read. E.g. dsb2018 coco livecell phc-u373 hela.
 #
 # OUT gets tables.md, results.csv, curves.csv and figures/curves.svg. The target is divided once for all into a pool,
-# images that choose the best weights of a fine-tuning, and images to score on, which must not be in CELLS. Detectors
+# images that tell the course of a fine-tuning, and images to score on, which must not be in CELLS. Detectors
 # are pre-trained once each; of all one kind, with the same anchors. Tables are written after each draw. Finished runs
 # are not run again; interrupted, it goes on when run again.
 #
@@ -23,8 +23,8 @@
 # Environment, each with its default:
 #   BASELINES="scratch cells-moco coco coco++ cupre-- cupre cupre++"
 #   FRACTIONS="0.05 0.1 0.2 1"  DRAWS="0 1 2"      of the pool; seeds of the draw and of fine-tuning
-#   TRAIN=  VAL=  TEST=     images of the target: of the pool at most, to choose the best weights (a tenth; 0: the last
-#                       weights are taken, and there are no curves), to score on (a third)
+#   TRAIN=  VAL=  TEST=     images of the target: of the pool at most, of the curves (a tenth; 0: there are none), to score
+#                       on (a third)
 #   TEST_FOLDER=        labelled images to score on, instead of a part of the target
 #   SEED=0              of the division and of pre-training
 #   DETECTOR="trunk=resnest-50 anchor_set=livecell"      NAME=VALUE of 'cellkit pretrain --method detection --settings'

@@ -1,7 +1,7 @@
 """Lay out the target of a few-shot experiment: python recipes/cupre_images.py OUT TARGET CELLS... -- [NAME=VALUE...]
 
 TARGET has labelled images in any layout; CELLS are folders of images that are learned from without labels. Writes
-OUT/pool (fractions are drawn from it), OUT/val (chooses the best weights of a fine-tuning; val=0: there is none) and
+OUT/pool (fractions are drawn from it), OUT/val (tells the course of a fine-tuning; val=0: there is none) and
 OUT/test (scored on), each with images/ (links) and labels/ (16-bit TIFF). Known are val=N and test=N (so many images;
 else a tenth and a third), train=N (images of the pool at most), test_folder=DIR (labelled images that are the test
 instead) and seed=N of the draw. Images with equal bytes count once. All other NAME=VALUE are kept in

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from cellkit.networks.detector_spec import NormName
-from cellkit.networks.rectified import FUSED
+from cellkit.networks.rectified import FUSED, onednn_is_there
 from cellkit.networks.resnet_statistics import SyncBatchNorm, is_shared
 
 GROUPS = 32  # of group normalisation (Wu and He 2018)
@@ -149,7 +149,7 @@ def _normalised(x: Tensor, norm: nn.Module) -> Tensor:
 
 def _is_foldable(x: Tensor, conv: nn.Conv2d, norm: nn.Module | None, added: Tensor | None) -> bool:
     constant = norm is None or isinstance(norm, FrozenBatchNorm) or (isinstance(norm, _BatchNorm) and not norm.training)
-    if not constant or x.device.type != "cpu" or not x.numel() or not _is_there():
+    if not constant or x.device.type != "cpu" or not x.numel() or not onednn_is_there():
         return False
     if torch.is_grad_enabled() and _is_learned(x, conv, norm, added):
         return False
@@ -184,12 +184,6 @@ def _folded(x: Tensor, conv: nn.Conv2d, norm: nn.Module | None, *, rectified: bo
 
 def _dtype_of(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-
-
-def _is_there() -> bool:
-    """Whether this torch was built with oneDNN."""
-    built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(built) and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 def freeze(module: nn.Module) -> None:

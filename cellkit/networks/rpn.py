@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from cellkit.networks.detector_spec import DetectorSpec
 from cellkit.networks.resnet_layers import NormedConv
+from cellkit.ops.anchors import cell_anchors
 
 STD = 0.01  # of the first weights
 
@@ -64,7 +64,7 @@ class AnchorGenerator(nn.Module):
         super().__init__()
         self.cell_anchors = nn.Module()
         for index, size in enumerate(sizes):
-            self.cell_anchors.register_buffer(str(index), cell_anchors(size, ratios))
+            self.cell_anchors.register_buffer(str(index), cell_anchors([size], ratios))
 
     def anchors(self) -> list[Tensor]:
         """(A, 4) of each level: x0, y0, x1, y1 in pixels of the image, around 0."""
@@ -85,13 +85,3 @@ class ProposalGenerator(nn.Module):
         computed = {level: self.rpn_head(pyramid[level - 2]) for level in dict.fromkeys(self.levels)}
         logits, deltas = zip(*(computed[level] for level in self.levels), strict=True)
         return Objectness(list(logits), list(deltas))
-
-
-def cell_anchors(size: float, ratios: Sequence[float]) -> Tensor:
-    """(A, 4) float32: x0, y0, x1, y1 of boxes of size^2 pixels around 0, one for each height / width."""
-    rows = []
-    for ratio in ratios:
-        width = size / ratio**0.5
-        height = ratio * width
-        rows.append([-width / 2, -height / 2, width / 2, height / 2])
-    return torch.tensor(rows)

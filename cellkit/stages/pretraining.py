@@ -188,7 +188,7 @@ def pretrain(
         UsageError: files of a run with other settings are there.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
     """
-    record = recipe.record([_named(pair) for pair in pairs], [_named(pair) for pair in held])
+    record = recipe.record([named(pair) for pair in pairs], [named(pair) for pair in held])
     weights = None
     if recipe.supervised.sampling == "balanced":
         counts = Counter(recipe.sources.get(pair.key) for pair in pairs)
@@ -260,7 +260,7 @@ def train(
     return result
 
 
-def _named(pair: Pair) -> str:
+def named(pair: Pair) -> str:
     """The key of an image, with the channels that were chosen of it."""
     return pair.key if pair.channels is None else f"{pair.key} {pair.channels}"
 

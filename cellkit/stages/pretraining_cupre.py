@@ -30,9 +30,10 @@ from cellkit.methods.moco import MoCo
 from cellkit.methods.moco_settings import MoCoSettings
 from cellkit.methods.supervised import Supervised
 from cellkit.networks.detector import Detector
-from cellkit.stages.pretraining import Recipe, SupervisedRecipe, Task, train, training_set
+from cellkit.stages.pretraining import Recipe, SupervisedRecipe, Task, named, train, training_set
 from cellkit.stages.pretraining_detection import DetectionRecipe, detection_set
-from cellkit.stages.pretraining_moco import named, view_set
+from cellkit.stages.pretraining_moco import view_set
+from cellkit.stages.pretraining_unlabelled import named_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +153,8 @@ def pretrain_cupre(
         method = Cupre(Tasks(unlabelled=unlabelled, labelled=labelled), settings.plan(chosen.fit.steps), settings)
         return Task(method=method, card=_card(chosen.labelled))
 
-    record = chosen.record([named(source) for source in sources], [])
-    labelled = Recipe.record(chosen, [_named(pair) for pair in pairs])
+    record = chosen.record([named_source(source) for source in sources], [])
+    labelled = Recipe.record(chosen, [named(pair) for pair in pairs])
     more: dict[str, JsonValue] = {
         "method": "cupre",
         "labelled_images": len(pairs),
@@ -179,8 +180,3 @@ def _labelled(
 
 def _card(recipe: SupervisedRecipe | DetectionRecipe) -> dict[str, JsonValue]:
     return {"categories": list(recipe.names)} if isinstance(recipe, DetectionRecipe) else {}
-
-
-def _named(pair: Pair) -> str:
-    """The key of an image, with the channels that were chosen of it."""
-    return pair.key if pair.channels is None else f"{pair.key} {pair.channels}"

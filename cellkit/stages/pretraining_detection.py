@@ -42,7 +42,7 @@ from cellkit.representations.boxes import BOXES, BoxesSettings
 from cellkit.stages.detection_validation import CHOICE, DetectionValidation
 from cellkit.stages.detector_weights import adopt
 from cellkit.stages.model import decode_settings
-from cellkit.stages.pretraining import Recipe, Task, loading_of, train
+from cellkit.stages.pretraining import Recipe, Task, loading_of, named, train
 
 CategoriesName: TypeAlias = Literal["kept", "one"]
 AnchorSetName: TypeAlias = Literal[AnchorsName, "own"]
@@ -243,7 +243,7 @@ def pretrain_detection(
             card={"categories": list(chosen.names)},
         )
 
-    record = chosen.record([_named(pair) for pair in pairs], [_named(pair) for pair in held])
+    record = chosen.record([named(pair) for pair in pairs], [named(pair) for pair in held])
     record = replace(record, arguments=record.arguments | {"method": "detection", "category_names": list(chosen.names)})
     return train(chosen, (record,), task, device, output, overwrite=overwrite, quiet=quiet)
 
@@ -266,8 +266,3 @@ def _validation(held: Sequence[Pair], recipe: DetectionRecipe, device: Device) -
     if not isinstance(settings, BoxesSettings):
         raise TypeError("boxes have settings of their own")
     return DetectionValidation(held, recipe.preprocessing, settings, recipe.names, device)
-
-
-def _named(pair: Pair) -> str:
-    """The key of an image, with the channels that were chosen of it."""
-    return pair.key if pair.channels is None else f"{pair.key} {pair.channels}"

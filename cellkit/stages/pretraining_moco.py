@@ -24,6 +24,7 @@ from cellkit.methods.moco import MoCo
 from cellkit.methods.moco_settings import MoCoSettings
 from cellkit.stages.pretraining import Recipe, Task, loading_of, train
 from cellkit.stages.pretraining_detection import DetectionRecipe, TrainedDetector
+from cellkit.stages.pretraining_unlabelled import named_source
 
 RATE, RATE_BATCH = 0.03, 256  # MoCo's learning rate, and the images of a step that it is for
 
@@ -165,11 +166,6 @@ def pretrain_moco(
         method = MoCo(network, data, recipe.moco, batch=recipe.model.batch, seed=recipe.fit.seed)
         return Task(method=method, card={} if recipe.detector is None else {"categories": list(recipe.names)})
 
-    record = recipe.record([named(source) for source in sources])
+    record = recipe.record([named_source(source) for source in sources])
     record = replace(record, arguments=record.arguments | {"method": "moco"})
     return train(recipe, (record,), task, device, output, overwrite=overwrite, quiet=quiet)
-
-
-def named(source: Source) -> str:
-    """The key of an image, with the channels that were chosen of it."""
-    return source.key if source.options.channels is None else f"{source.key} {source.options.channels}"

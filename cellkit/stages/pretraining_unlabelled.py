@@ -183,11 +183,11 @@ def pretrain_unlabelled(
             ),
         )
 
-    record = recipe.record([_named(source) for source in sources])
+    record = recipe.record([named_source(source) for source in sources])
     return train(recipe, (record,), task, device, output, overwrite=overwrite, quiet=quiet)
 
 
-def _named(source: Source) -> str:
+def named_source(source: Source) -> str:
     """The key of an image, with the channels that were chosen of it."""
     return source.key if source.options.channels is None else f"{source.key} {source.options.channels}"
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
+from torch import nn
+
 from cellkit.config import JsonValue, TuningSettings
 from cellkit.data.detection import DetectionAugmentation, DetectionSet
 from cellkit.data.detection_categories import CELL, category_names
@@ -26,6 +28,7 @@ from cellkit.networks.detector import Detector
 from cellkit.networks.detector_spec import FREEZABLE, DetectorSpec
 from cellkit.provenance import History
 from cellkit.representations.boxes import BOXES, BoxesSettings
+from cellkit.stages.adapt_validation import ORDER
 from cellkit.stages.detection_validation import CHOICE, DetectionValidation
 from cellkit.stages.detector_weights import adopt, categories_of
 from cellkit.stages.model import decode_settings, network_of
@@ -87,6 +90,25 @@ class DetectorFit(DetectionFit):
 
     steps: int = 100
     warmup: int = 20
+
+
+class Course:
+    """Scores of a detector on held images while it learns; they choose nothing: the newest weights are the best.
+
+    So what held images say before and after is not what the weights were chosen by.
+
+    Args:
+        validate: scores of a detector.
+        done: validations of the run that this one goes on from.
+    """
+
+    def __init__(self, validate: DetectionValidation, done: int = 0) -> None:
+        self.validate, self.done = validate, done
+
+    def __call__(self, network: nn.Module) -> dict[str, float]:
+        """The number of the validation as ``validation``, and the scores."""
+        self.done += 1
+        return {ORDER: float(self.done)} | self.validate(network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +192,25 @@ class DetectorTuner(Tuner):
             settings = replace(settings, steps=epochs * data.steps_per_epoch(recipe.tuning.batch))
         model = replace(self._untrained(detector.spec), preprocessing=preprocessing, history=history)
         save = Writer(model=model, half=recipe.tuning.half).save
-        method = self._method_of(detector, data)
-        return fit(method, settings, self.device, files=files.run, save=save, resume=resume, quiet=self.quiet)
+        course = self._course(shots, model, done=int((resume or {}).get("best") or 0))
+        return fit(
+            self._method_of(detector, data),
+            settings,
+            self.device,
+            files=files.run,
+            save=save,
+            resume=resume,
+            validate=course,
+            score=None if course is None else ORDER,
+            quiet=self.quiet,
+        )
+
+    def _course(self, shots: Sequence[Pair], model: Checkpoint, done: int) -> Course | None:
+        """Scores of held images while all shots are learned from; none where shots themselves are left out."""
+        held = self.material.held
+        if not held or len(shots) < len(self.material.shots):
+            return None
+        return Course(DetectionValidation(held, model.preprocessing, self._boxes(model), self.names, self.device), done)
 
     def _method_of(self, detector: Detector, data: DetectionSet) -> Detection:
         recipe, batch, seed = self.recipe, self.recipe.tuning.batch, self.recipe.fit.seed
@@ -195,9 +234,12 @@ class DetectorTuner(Tuner):
 
     def scores(self, model: Checkpoint, pairs: Sequence[Pair]) -> dict[str, float]:
         """COCO scores of a detector on annotated images; where it has other categories than they, all are one."""
+        same, settings = categories_of(model) == self.names, self._boxes(model)
+        validate = DetectionValidation(pairs, model.preprocessing, settings, self.names, self.device, categories=same)
+        return validate(prepare(network_of(model, self.name).eval(), self.device))
+
+    def _boxes(self, model: Checkpoint) -> BoxesSettings:
         settings = decode_settings(BOXES, model.representation.settings)
         if not isinstance(settings, BoxesSettings):
             raise TypeError("boxes have settings of their own")
-        same = categories_of(model) == self.names
-        validate = DetectionValidation(pairs, model.preprocessing, settings, self.names, self.device, categories=same)
-        return validate(prepare(network_of(model, self.name).eval(), self.device))
+        return settings

@@ -1,5 +1,6 @@
 """A detector tuned to a few images: what learns, what stays, what is told apart, and how it is checked."""
 
+import csv
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from cellkit.io.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from cellkit.methods.settings import L2SPSettings
 from cellkit.networks.detector import Detector
 from cellkit.networks.detector_spec import DetectorSpec
+from cellkit.stages.detection_validation import DetectionValidation
 from cellkit.stages.finetuning import finetune
 from cellkit.stages.pretraining_detection import DetectionPreprocessing
 from cellkit.stages.tuning import Material
@@ -156,6 +158,22 @@ def test_scores_before_and_after_on_held_images(tmp_path, base, pairs):
         == done.check.after.keys()
         == {f"coco/{kind}/{name}" for kind in ("segm", "bbox") for name in ("AP", "AP50")}
     )
+
+
+def test_held_images_tell_the_course_and_choose_nothing(tmp_path, base, pairs, monkeypatch):
+    scores = iter([0.9, 0.5, 0.1])  # it gets worse, and the last weights are taken all the same
+    named = {f"coco/{kind}/{name}" for kind in ("segm", "bbox") for name in ("AP", "AP50")}
+    monkeypatch.setattr(DetectionValidation, "__call__", lambda *_: dict.fromkeys(named, next(scores, 0.0)))
+    settings = recipe(base)
+    watched = replace(settings, fit=replace(settings.fit, steps=3, validate_every=1))
+    tune(pairs[:3], watched, tmp_path / "watched.ckpt", held=pairs[3:])
+    with (tmp_path / "watched.metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["validation"], row["coco/segm/AP"]) for row in rows] == [("1", "0.9"), ("2", "0.5"), ("3", "0.1")]
+    alone = replace(settings, fit=replace(settings.fit, steps=3))
+    tune(pairs[:3], alone, tmp_path / "alone.ckpt")
+    weights = [load_checkpoint(tmp_path / f"{name}.ckpt").weights for name in ("watched", "alone")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_the_better_base_is_kept_with_its_categories(tmp_path, kinds, monkeypatch):
