@@ -23,8 +23,8 @@
 # Environment, each with its default:
 #   BASELINES="scratch cells-moco coco coco++ cupre-- cupre cupre++"
 #   FRACTIONS="0.05 0.1 0.2 1"  DRAWS="0 1 2"      of the pool; seeds of the draw and of fine-tuning
-#   TRAIN=  VAL=  TEST=     images of the target: of the pool at most, of the curves (a tenth; 0: there are none), to score
-#                       on (a third)
+#   TRAIN=  VAL=  TEST= images of the target: of the pool at most, of the curves (a tenth; 0: there are none), to
+#                       score on (a third)
 #   TEST_FOLDER=        labelled images to score on, instead of a part of the target
 #   SEED=0              of the division and of pre-training
 #   DETECTOR="trunk=resnest-50 anchor_set=livecell"      NAME=VALUE of 'cellkit pretrain --method detection --settings'

@@ -117,7 +117,7 @@ def test_odd_annotations_are_one_line_each(cellkit, tmp_path):
     path.write_text(json.dumps(content))
     done = cellkit(*train(folder, tmp_path / "m.ckpt"))
     assert done.code == 0
-    assert warnings(done) == [
+    assert sorted(warnings(done)) == [  # images are read side by side
         f"cellkit pretrain: warning: {path}: 1.png: 1 object without a pixel is left out, e.g. annotation 1",
         f"cellkit pretrain: warning: {path}: 2.png: 1 object without a pixel is left out, e.g. annotation 6",
     ]

@@ -257,7 +257,7 @@ def test_a_level_that_proposes_twice_gives_the_same_maps_twice():
 
 def test_anchors_of_coco():
     side = 32 / math.sqrt(2)
-    flat, square, tall = cell_anchors(32, (0.5, 1, 2)).tolist()
+    flat, square, tall = cell_anchors((32,), (0.5, 1, 2)).tolist()
     assert flat == pytest.approx([-side, -side / 2, side, side / 2])
     assert square == [-16, -16, 16, 16]
     assert tall == pytest.approx([-side / 2, -side, side / 2, side])
