@@ -96,7 +96,7 @@ def _cascade(detector: Detector, maps: list[Tensor], regions: Tensor, shape: tup
     for boxes in torch.split(regions, BOX_REGIONS):
         scores = boxes.new_zeros(len(boxes), detector.spec.classes + 1)
         for stage in range(stages if len(boxes) else 0):
-            logits, deltas = detector.boxes(stage, pool_levels(maps, [boxes], BOX_SIDE))
+            logits, deltas = detector.boxes(stage, _pooled(maps, boxes, BOX_SIDE))
             scores += logits.float().softmax(1)
             boxes = refined(boxes, deltas, stage, shape)
         all_boxes.append(boxes)
@@ -111,9 +111,16 @@ def _masks(detector: Detector, maps: list[Tensor], boxes: Tensor, categories: Te
     chosen = [boxes.new_zeros(0, 2 * MASK_SIDE, 2 * MASK_SIDE)]
     for some, own in zip(torch.split(boxes, MASK_REGIONS), torch.split(categories, MASK_REGIONS), strict=True):
         if len(some):
-            logits = detector.masks(pool_levels(maps, [some], MASK_SIDE))
+            logits = detector.masks(_pooled(maps, some, MASK_SIDE))
             chosen.append(logits[torch.arange(len(own), device=own.device), own].float())
     return torch.cat(chosen)
+
+
+def _pooled(maps: list[Tensor], boxes: Tensor, size: int) -> Tensor:
+    """(R, C, size, size), at once in the precision in which the heads will want it."""
+    kind = boxes.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return pool_levels(maps, [boxes], size, dtype=dtype)
 
 
 def _check(*tensors: Tensor) -> None:

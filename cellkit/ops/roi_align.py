@@ -11,7 +11,7 @@ torchvision's kernel does the work where there is one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,18 @@ from cellkit.ops.boxes_kernels import kernels
 from cellkit.ops.roi_align_windows import Grid, windows
 
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4  # a box as large as an ImageNet crop belongs to level 4 (Lin 2017, eq. 1)
+
+
+class Share(NamedTuple):
+    """The boxes that one map pools.
+
+    Attributes:
+        boxes: (n,) int64 indices of them.
+        grid: how they are pooled.
+    """
+
+    boxes: Tensor
+    grid: Grid
 
 
 def roi_align(
@@ -47,11 +59,18 @@ def roi_align(
     """
     check(boxes)
     grid = Grid((size, size) if isinstance(size, int) else size, scale, samples)
-    return _pooled(features, boxes, images, grid).permute(0, 3, 1, 2)
+    everything = Share(torch.arange(len(boxes), device=boxes.device), grid)
+    return _pooled([features], boxes, images, (everything,), features.dtype).permute(0, 3, 1, 2)
 
 
 def pool_levels(
-    features: Sequence[Tensor], boxes: Sequence[Tensor], size: int, *, finest: int = 2, samples: int = 0
+    features: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    size: int,
+    *,
+    finest: int = 2,
+    samples: int = 0,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Pool each box from the level of a pyramid that fits its size.
 
@@ -61,6 +80,7 @@ def pool_levels(
         size: bins along y and x.
         finest: the first level.
         samples: as in :func:`roi_align`.
+        dtype: of the result; None: that of the features.
 
     Returns:
         (N of all images, C, size, size), image by image. Every level takes part in the gradient, if with zeros.
@@ -71,14 +91,11 @@ def pool_levels(
     together, images = joined(boxes)
     check(together)
     levels = levels_of(together, finest, finest + len(features) - 1)
-    chosen = [(levels == finest + i).nonzero()[:, 0] for i in range(len(features))]
-    grids = [Grid((size, size), 0.5 ** (finest + i), samples) for i in range(len(features))]
-    parts = [
-        _pooled(level, together[own], images[own], grid)
-        for level, own, grid in zip(features, chosen, grids, strict=True)
-    ]
-    order = torch.cat(chosen).argsort()
-    return torch.cat(parts).index_select(0, order).permute(0, 3, 1, 2)  # copies rows: faster than indexing
+    shares = tuple(
+        Share((levels == finest + i).nonzero()[:, 0], Grid((size, size), 0.5 ** (finest + i), samples))
+        for i in range(len(features))
+    )
+    return _pooled(features, together, images, shares, dtype or features[0].dtype).permute(0, 3, 1, 2)
 
 
 def joined(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -94,44 +111,61 @@ def levels_of(boxes: Tensor, finest: int, coarsest: int) -> Tensor:
     return levels.clamp(finest, coarsest).long()
 
 
-def _pooled(features: Tensor, boxes: Tensor, images: Tensor, grid: Grid) -> Tensor:
-    """Bins (N, rows, columns, C) in the type of the features."""
-    exact = torch.promote_types(features.dtype, torch.float32)
+def _pooled(
+    features: Sequence[Tensor], boxes: Tensor, images: Tensor, shares: tuple[Share, ...], dtype: torch.dtype
+) -> Tensor:
+    """Bins (N, rows, columns, C); each box is in the share of one of the maps."""
     boxes = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))
     compiled = kernels()
     if compiled is None:
-        bins: Tensor = _Pooling.apply(features, boxes, images, grid)  # type: ignore[no-untyped-call]
+        bins: Tensor = _Pooling.apply(boxes, images, shares, dtype, *features)  # type: ignore[no-untyped-call]
         return bins
-    rois = torch.cat([images[:, None].to(exact), boxes.to(exact)], 1)
-    pooled: Tensor = compiled.roi_align(
-        features.to(exact), rois, grid.size, spatial_scale=grid.scale, sampling_ratio=grid.samples, aligned=True
-    )
-    return pooled.to(features.dtype).permute(0, 2, 3, 1)
+    parts = []
+    for level, (own, grid) in zip(features, shares, strict=True):
+        exact = level.to(_exact(level))
+        rois = torch.cat([images[own, None].to(exact.dtype), boxes[own].to(exact.dtype)], 1)
+        parts.append(
+            compiled.roi_align(
+                exact, rois, grid.size, spatial_scale=grid.scale, sampling_ratio=grid.samples, aligned=True
+            )
+        )
+    order = torch.cat([own for own, _ in shares]).argsort()
+    return torch.cat(parts).index_select(0, order).to(dtype).permute(0, 2, 3, 1)
 
 
 class _Pooling(torch.autograd.Function):
     """Bins of boxes, with the gradient to the features; only boxes are kept for it, not weights."""
 
     @staticmethod
-    def forward(context: Any, features: Tensor, boxes: Tensor, images: Tensor, grid: Grid) -> Tensor:  # noqa: ANN401
+    def forward(
+        context: Any,  # noqa: ANN401 - torch has no public type of it
+        boxes: Tensor,
+        images: Tensor,
+        shares: tuple[Share, ...],
+        dtype: torch.dtype,
+        *features: Tensor,
+    ) -> Tensor:
         context.save_for_backward(boxes, images)
-        context.grid, context.shape, context.dtype = grid, features.shape, features.dtype
-        pixels = features.permute(0, 2, 3, 1).to(_exact(features)).reshape(-1, features.shape[1])
-        bins = pixels.new_zeros(len(boxes), grid.size[0] * grid.size[1], features.shape[1])
-        for part in windows(boxes, images, grid, (features.shape[2], features.shape[3])):
-            bins.index_copy_(0, part.boxes, part.sums(pixels))
-        return bins.reshape(len(boxes), *grid.size, features.shape[1]).to(features.dtype)
+        context.shares, context.maps = shares, [(level.shape, level.dtype) for level in features]
+        rows, columns = shares[0].grid.size
+        bins = boxes.new_empty(len(boxes), rows * columns, features[0].shape[1], dtype=dtype)
+        for level, (own, grid) in zip(features, shares, strict=True):
+            pixels = level.permute(0, 2, 3, 1).to(_exact(level)).reshape(-1, level.shape[1])
+            for part in windows(boxes[own], images[own], grid, (level.shape[2], level.shape[3])):
+                bins.index_copy_(0, own[part.boxes], part.sums(pixels).to(dtype))
+        return bins.view(len(boxes), rows, columns, bins.shape[2])
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         boxes, images = context.saved_tensors
-        count, channels, height, width = context.shape
         flat = gradient.to(_exact(gradient)).flatten(1, 2)
-        pixels = flat.new_zeros(count * height * width, channels)
-        for part in windows(boxes, images, context.grid, (height, width)):
-            part.spread(flat.index_select(0, part.boxes), pixels)
-        whole = pixels.reshape(count, height, width, channels).permute(0, 3, 1, 2)
-        return whole.to(context.dtype), None, None, None
+        whole = []
+        for (own, grid), ((count, channels, height, width), dtype) in zip(context.shares, context.maps, strict=True):
+            pixels = flat.new_zeros(count * height * width, channels)
+            for part in windows(boxes[own], images[own], grid, (height, width)):
+                part.spread(flat.index_select(0, own[part.boxes]), pixels)
+            whole.append(pixels.reshape(count, height, width, channels).permute(0, 3, 1, 2).to(dtype))
+        return (None, None, None, None, *whole)
 
 
 def _exact(tensor: Tensor) -> torch.dtype:
