@@ -137,27 +137,6 @@ class Trunk(nn.Module):
         return x
 
 
-class PooledTrunk(nn.Module):
-    """A trunk, the mean over its deepest map, and a head: (B, channels, H, W) -> (B, D).
-
-    So images are classified (``fc`` is linear) and compared (MoCo: ``fc`` projects).
-
-    Args:
-        trunk: any.
-        fc: (B, trunk.widths[-1]) -> (B, D).
-    """
-
-    def __init__(self, trunk: Trunk, fc: nn.Module) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.fc = fc
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, D)."""
-        result: Tensor = self.fc(self.trunk(x)[-1].mean((2, 3)))
-        return result
-
-
 def resnet(block: BlockType, blocks: Sequence[int], *, width: int = 64, channels: int = 3, norm: NormName) -> Trunk:
     """A ResNet of these blocks.
 

@@ -20,7 +20,6 @@ from cellkit.networks.detector_spec import (
     TINY_CASCADE,
     DetectorSpec,
 )
-from cellkit.networks.resnet import PooledTrunk
 
 WIDTHS = (64, 128, 256, 512)
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
@@ -276,7 +275,8 @@ def test_moco_fills_the_trunk_with_its_query_encoder(version, family):
 def test_mocos_projection_fits_a_pooled_trunk():
     with torch.device("meta"):
         trunk = build_trunk(dataclasses.replace(MASK_RCNN_50, norm="bn", freeze_at=0))
-        model = PooledTrunk(trunk, nn.Sequential(nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 128))).state_dict()
+        projection = nn.Sequential(nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 128))
+        model = nn.ModuleDict({"trunk": trunk, "fc": projection}).state_dict()
     found = translate(moco(2, torchvision_resnet50()), model)
     assert found.missing == []
     assert set(found.mapped) == set(model)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cellkit.networks.resnet import BasicBlock, Bottleneck, PooledTrunk, resnet
+from cellkit.networks.resnet import BasicBlock, Bottleneck, resnet
 from cellkit.networks.resnet_layers import FrozenBatchNorm, NormedConv, freeze, normalisation
 from cellkit.networks.resnet_statistics import SyncBatchNorm
 
@@ -120,6 +120,29 @@ def test_inference_in_bfloat16_is_near():
     assert (low - exact).norm() < 0.03 * exact.norm()
 
 
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("side", [7, 40])  # few pixels, and many
+def test_groups_of_half_precision_are_normalised_in_single(side, learns):
+    conv = NormedConv(8, 16, norm="group-norm")
+    conv.norm = nn.GroupNorm(4, 16)
+    x = image(3, 8, side, side).requires_grad_(learns)
+    with torch.set_grad_enabled(learns):
+        with torch.autocast("cpu", torch.bfloat16):
+            low = conv(x)
+            rounded = F.conv2d(x, conv.weight).detach()
+        exact = F.group_norm(rounded.double(), 4, conv.norm.weight.double(), conv.norm.bias.double())
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.detach().double(), exact.detach(), rtol=2**-8, atol=2e-3)
+    if learns:
+        gradients = torch.autograd.grad(low.float().square().sum(), conv.norm.weight)
+        torch.testing.assert_close(gradients[0].double(), _scale_gradient(exact), rtol=0.02, atol=1)
+
+
+def _scale_gradient(normalised):
+    """Of the sum of squares to the scale (C,), where that is 1: 2 y dy / dscale = 2 y y."""
+    return 2 * normalised.square().sum((0, 2, 3))
+
+
 def test_frozen_parts_are_constants_and_the_others_learn():
     trunk = tiny().eval()
     x = image(2, 3, 64, 64)
@@ -205,14 +228,6 @@ def test_no_region_changes_no_statistic(norm):
     assert y.shape == (0, 4, 7, 7)
     assert conv.weight.grad.abs().sum() == 0
     assert all(torch.equal(before[name], tensor) for name, tensor in conv.state_dict().items())
-
-
-def test_a_pooled_trunk_gives_one_vector_per_image():
-    network = PooledTrunk(tiny().eval(), nn.Linear(256, 5)).eval()
-    x = image(3, 3, 48, 64)
-    deepest = network.trunk(x)[-1]
-    mean = torch.stack([torch.stack([channel.sum() / channel.numel() for channel in one]) for one in deepest])
-    torch.testing.assert_close(network(x), mean @ network.fc.weight.T + network.fc.bias)
 
 
 def test_freezing_keeps_values_and_precision_of_statistics():
