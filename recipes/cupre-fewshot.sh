@@ -27,6 +27,8 @@
 #                       score on (a third)
 #   TEST_FOLDER=        labelled images to score on, instead of a part of the target
 #   SEED=0              of the division and of pre-training
+#   MODELS=             folder of pre-trained models (OUT/models), to share among targets: e.g. of each cell type of
+#                       LIVECell, whose tables 'python recipes/cupre_table.py OUT...' puts together, as Table II
 #   DETECTOR="trunk=resnest-50 anchor_set=livecell"      NAME=VALUE of 'cellkit pretrain --method detection --settings'
 #                       for all detectors, COMMON and cells alike
 #   CROP=512  BATCH=4   of all steps on labelled images
@@ -82,9 +84,9 @@ coco=("${crops[@]}" "${coco[@]}")
 tune=("${crops[@]}" categories=one validate_every="${VALIDATE_EVERY:-50}" "${tune[@]}")
 
 mkdir -p "$output"
-images="$output/images" models="$output/models"
+images="$output/images" models="${MODELS:-$output/models}"
 "$python" "$here/cupre_images.py" "$images" "$target" "${cells[@]}" -- train="${TRAIN:-}" val="${VAL:-}" \
-    test="${TEST:-}" test_folder="${TEST_FOLDER:-}" seed="${SEED:-}" "detector=${detector[*]}" \
+    test="${TEST:-}" test_folder="${TEST_FOLDER:-}" seed="${SEED:-}" models="${MODELS:-}" "detector=${detector[*]}" \
     "model of coco=${COCO_MODEL:-}" "coco=${coco[*]} ${COCO_STEPS:-2000} ${COCO_LR:-}" \
     "moco=${moco[*]} ${MOCO_STEPS:-2000} ${MOCO_LR:-}" "amt=${amt[*]} ${AMT_STEPS:-2000} ${AMT_LR:-}" \
     "tuning=${tune[*]} ${TUNE_STEPS:-500} ${TUNE_LR:-} ${l2sp[*]}" \

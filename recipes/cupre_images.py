@@ -6,7 +6,7 @@ OUT/test (scored on), each with images/ (links) and labels/ (16-bit TIFF). Known
 else a tenth and a third), train=N (images of the pool at most), test_folder=DIR (labelled images that are the test
 instead) and seed=N of the draw. Images with equal bytes count once. All other NAME=VALUE are kept in
 OUT/settings.json; a second run that finds other ones, or other images, is refused, and so is a test image that is in
-CELLS.
+CELLS. models=DIR has models of several targets: those values that make a model are kept there too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from cellkit.io.images import digest_of_source
 from cellkit.io.sources import find_sources
 from cellkit.provenance import digest_of
 
-OWN = ("train", "val", "test", "test_folder", "seed")
+OWN = ("train", "val", "test", "test_folder", "seed", "models")
+OF_MODELS = ("detector", "model of coco", "coco", "moco", "amt", "images of cells")  # what pre-training depends on
 VAL, TEST = 10, 3  # one image in so many, where nobody says how many
 PARTS = ("pool", "val", "test")
 
@@ -62,6 +63,7 @@ def lay_out(target: str, cells: Sequence[str], folder: Path, values: Mapping[str
             raise UsageError(pair.image, problem, "never score on images that may be learned from: take one away")
     settings = {name: value for name, value in values.items() if name not in OWN}
     settings["images of cells"] = digest_of(" ".join(sorted(learned)).encode())
+    _check_models(settings, values)
     for part, pairs in parts.items():
         settings[f"images of {part}"] = digest_of(" ".join(sorted(digests[pair.image] for pair in pairs)).encode())
     if folder.exists():
@@ -69,6 +71,19 @@ def lay_out(target: str, cells: Sequence[str], folder: Path, values: Mapping[str
     else:
         _write(parts, folder, settings)
     return [f"{part}: {len(pairs)} images" for part, pairs in parts.items()]
+
+
+def _check_models(settings: Mapping[str, str], values: Mapping[str, str]) -> None:
+    """Models that several targets share are made alike.
+
+    Raises:
+        UsageError: those that are there were made otherwise.
+    """
+    if values.get("models"):
+        folder = Path(values["models"])
+        folder.mkdir(parents=True, exist_ok=True)
+        made = {name: settings.get(name, "") for name in OF_MODELS} | {"seed": values.get("seed") or "0"}
+        check_settings(folder / "settings.json", made)
 
 
 def parts_of(target: str, values: Mapping[str, str], digests: dict[str, str]) -> dict[str, list[Pair]]:

@@ -48,9 +48,10 @@ def report(folder: Path, header: str = "") -> str:
     return text
 
 
-def score_table(rows: Sequence[Row], metric: str) -> list[str]:
-    """A line per fraction, a column per baseline; the best mean is bold."""
+def score_table(rows: Sequence[Row], metric: str, columns: Sequence[str] | None = None) -> list[str]:
+    """A line per fraction, a column per baseline (None: those of the rows); the best mean is bold."""
     baselines, fractions = _both(rows)
+    baselines = baselines if columns is None else list(columns)
     lines = _head("fraction", *(NAMES[name] for name in baselines))
     for fraction in fractions:
         found = [draws_of(rows, name, fraction, metric) for name in baselines]

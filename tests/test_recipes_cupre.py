@@ -268,3 +268,46 @@ def test_other_settings_are_another_experiment(workshop):
     result = workshop.run(BASELINES="coco", TUNE_STEPS="7")
     assert result.returncode == 1
     assert "the runs beside it had other settings: tuning" in result.stderr
+
+
+def test_targets_share_models_that_are_made_alike(workshop):
+    models = str(workshop.folder / "models")
+    assert workshop.run(BASELINES="coco cupre", MODELS=models).returncode == 0
+    workshop.out = workshop.folder / "worms of another kind"
+    assert workshop.run(BASELINES="coco cupre", MODELS=models, TUNE_STEPS="7").returncode == 0
+    assert not workshop.of("pretrain")
+    assert len(workshop.of("finetune")) == 2
+    workshop.out = workshop.folder / "third"
+    result = workshop.run(BASELINES="coco cupre", MODELS=models, AMT_STEPS="7")
+    assert result.returncode == 1
+    assert f"{models}/settings.json: the runs beside it had other settings: amt" in result.stderr
+
+
+def table_of(*folders: Path) -> subprocess.CompletedProcess[str]:
+    script = ROOT / "recipes/cupre_table.py"
+    return subprocess.run([sys.executable, script, *folders], capture_output=True, text=True)
+
+
+def test_a_table_of_several_targets(workshop):
+    assert workshop.run(BASELINES="coco cupre", DRAWS="0 1", FRACTIONS="0.5 1").returncode == 0
+    first, workshop.out = workshop.out, workshop.folder / "second"
+    assert workshop.run(BASELINES="coco cupre++").returncode == 0
+    result = table_of(first, workshop.out)
+    assert result.stdout.splitlines() == [
+        "| target | fraction | AP_bbox COCO | AP_bbox CUPre | AP_bbox CUPre++ "
+        "| AP_segm COCO | AP_segm CUPre | AP_segm CUPre++ |",
+        "|" + " --- |" * 8,
+        "| out | 50% | 13.3 ± 1.1 | **38.3** ± 1.1 |  | 6.6 ± 0.6 | **19.1** ± 0.6 |  |",
+        "| out | 100% | 25.8 ± 1.1 | **50.8** ± 1.1 |  | 12.9 ± 0.6 | **25.4** ± 0.6 |  |",
+        "| second | 50% | 12.5 |  | **50.0** | 6.2 |  | **25.0** |",
+    ]
+
+
+def test_a_table_of_nothing_is_refused(tmp_path):
+    assert table_of().stderr.startswith("cupre_table: error: cupre_table: there is no folder (name the outputs")
+    (tmp_path / "a/same").mkdir(parents=True)
+    twice = table_of(tmp_path / "a/same", tmp_path / "b/same")
+    assert "two folders have one name" in twice.stderr
+    assert table_of(tmp_path).stderr == (
+        f"cupre_table: error: {tmp_path}: no run is finished (run cupre-fewshot.sh first)\n"
+    )
