@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.harness import Bench, Goal, Measurement, alternate, timed
 from benchmarks.memory import peak_of
@@ -26,6 +26,7 @@ from cellkit.methods.detection_settings import DetectionSettings
 from cellkit.networks.detector import Detector
 from cellkit.networks.detector_inference import BOX_REGIONS, MASK_REGIONS, detect
 from cellkit.networks.detector_spec import RESNEST_50_CASCADE, TINY_CASCADE
+from cellkit.networks.resnet_layers import GROUPS, normalised
 from cellkit.networks.roi_heads import BOX_SIDE, MASK_SIDE
 from cellkit.ops.boxes import iou
 from cellkit.ops.boxes_nms import nms
@@ -42,6 +43,7 @@ MASKS, QUICK_MASKS = 300, 10
 IMAGE, QUICK_IMAGE = (512, 704), (128, 160)
 SIDE, QUICK_SIDE = 512, 128  # of the crops of a training step
 BATCH = 2
+REGIONS, QUICK_REGIONS = 512, 8
 CELL = 30.0  # pixels across
 OVERLAP = 0.5
 GIGABYTE = 1e9
@@ -54,6 +56,7 @@ def measure(bench: Bench) -> Iterator[Measurement]:
     yield from _suppression(bench)
     yield _pasting(bench)
     yield _cascade(bench)
+    yield _groups(bench)
     yield _memory(bench)
 
 
@@ -196,6 +199,22 @@ def _layers(device: Device, network: Detector, pixels: Tensor, settings: DetectS
                 network.masks(some)
 
     return run
+
+
+def _groups(bench: Bench) -> Measurement:
+    """Group normalisation of regions, there and back, against torch's own in the same precision."""
+    regions, channels = (QUICK_REGIONS, 32) if bench.quick else (REGIONS, 256)
+    norm = nn.GroupNorm(GROUPS, channels)
+    kind = torch.get_autocast_dtype("cpu") if bench.device.precision == "bf16" else torch.float32
+    pooled = torch.rand(regions, channels, BOX_SIDE, BOX_SIDE, generator=_generator()).to(kind)
+    pooled = pooled.to(memory_format=torch.channels_last).requires_grad_()
+
+    def learn(made: Callable[[Tensor], Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(made(pooled).sum(), pooled)
+
+    ours, other = alternate(timed(learn(lambda x: normalised(x, norm))), timed(learn(norm)), bench.rounds(ROUNDS))
+    case = f"group normalisation of {regions} regions, there and back, torch's own"
+    return Measurement(comparison=NAME, case=case, ours=ours, other=other, note=f"both of {bench.device.precision}")
 
 
 def _memory(bench: Bench) -> Measurement:

@@ -22,7 +22,7 @@ from cellkit.networks.rectified import FUSED, onednn_is_there
 from cellkit.networks.resnet_statistics import SyncBatchNorm, is_shared
 
 GROUPS = 32  # of group normalisation (Wu and He 2018)
-FEW_PIXELS = 1024  # of a map: below, and backward always, torch's groups are 2 to 8 times as fast in float32 on a CPU
+FEW_PIXELS = 1024  # of a map, below which torch takes groups one by one
 
 
 class FrozenBatchNorm(nn.Module):
@@ -135,17 +135,21 @@ def convolved(
     if _is_foldable(x, conv, norm, added):
         return _folded(x, conv, norm, rectified=rectified, added=added)
     y = conv._conv_forward(x, conv.weight, conv.bias)  # not conv(x), which may be this very function
-    y = y if norm is None else _normalised(y, norm)
+    y = y if norm is None else normalised(y, norm)
     y = y if added is None else y.add_(added)  # in place: nothing before keeps its result for the backward pass
     return F.relu_(y) if rectified else y
 
 
-def _normalised(x: Tensor, norm: nn.Module) -> Tensor:
-    dtype = x.dtype
+def normalised(x: Tensor, norm: nn.Module) -> Tensor:
+    """What a normalisation makes of maps: (B, C, H, W) -> the same shape and type.
+
+    Groups of half precision are computed in single where torch is slow: on a CPU that has a gradient, or few pixels.
+    """
     if isinstance(norm, _BatchNorm) and not len(x) and not (isinstance(norm, SyncBatchNorm) and is_shared()):
         # no image has no statistics, and must not change those kept
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-    slow = isinstance(norm, nn.GroupNorm) and x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
+    dtype = x.dtype
+    slow = isinstance(norm, nn.GroupNorm) and x.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
     if slow and (torch.is_grad_enabled() or x.shape[2] * x.shape[3] < FEW_PIXELS):
         x = x.float()
     result: Tensor = norm(x)
