@@ -88,7 +88,7 @@ def inputs_of(found: Iterable[Found]) -> frozenset[Path]:
     names: list[str] = []
     for one in found:
         values = vars(one.ref)
-        names += [str(values[name]) for name in ("name", "file") if name in values]
+        names += [str(values[name]) for name in ("name", "file", "path") if name in values]
         names += [*values.get("paths", ()), *([one.image] if one.image else [])]
     return frozenset(Path(name).resolve() for name in names)
 

@@ -10,8 +10,10 @@ from cellkit.cli.convert_options import FormatName
 from cellkit.cli.inputs import STREAM, HeldLabels, binary_stdin
 from cellkit.data.folders import SEG_FILE, frame_key, unmarked
 from cellkit.data.outlines import OutlineFile, outline_key, outline_suffix
+from cellkit.data.predicted_objects import HeldObjects
 from cellkit.errors import InputError, UsageError
-from cellkit.io.keys import key_of
+from cellkit.io.detections import KIND, kind_of, read_objects
+from cellkit.io.keys import HDF5_SUFFIXES, key_of
 from cellkit.io.labels import LABEL_SUFFIXES, read_label_images
 from cellkit.io.sink_base import BaseSink, twice
 from cellkit.io.sources import IMAGE_FOLDER
@@ -61,6 +63,9 @@ def _found(name: str, data: bytes, size: tuple[int, int] | None) -> Iterator[Fou
         yield Found(key=outline_key(name), ref=OutlineFile(name, size=size, data=data))
     elif name.endswith(SEG_FILE):
         raise InputError(name, "a _seg.npy is read from a folder alone", "unpack the stream and name the folder")
+    elif name.lower().endswith(HDF5_SUFFIXES) and kind_of(data, name) == KIND:
+        for prediction in read_objects(data, name):
+            yield Found(key=prediction.key, ref=HeldObjects(prediction, name))
     else:
         for image in read_label_images(name, data):
             key = frame_key(image.key) or unmarked(image.key)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from cellkit.data.predicted_objects import HeldObjects
 from cellkit.data.truth import Truth, check_shape
 from cellkit.errors import InputError, NoInputError, UsageError
-from cellkit.io.detections import KIND, ObjectPrediction, kind_of, read_any_predictions, read_objects
+from cellkit.io.detections import KIND, ObjectPrediction, kind_of, read_any_predictions, read_each
 from cellkit.io.images import ReadOptions
 from cellkit.io.keys import HDF5_SUFFIXES, key_of, split_dataset, suffix_of
 from cellkit.io.labels import LABEL_SUFFIXES, LabelImage, read_label_images
@@ -136,7 +136,8 @@ def _members() -> Iterator[tuple[str, bytes]]:
 
 def _guarded_predictions(source: Path | bytes, name: str) -> Iterator[Prediction | ObjectPrediction | Failure]:
     try:
-        yield from read_any_predictions(source, name)
+        for key, found in read_any_predictions(source, name):
+            yield Failure(key=key, source=name, error=found) if isinstance(found, InputError) else found
     except InputError as error:
         yield Failure(key=key_of(name), source=name, error=error)
 
@@ -179,8 +180,11 @@ def _holds_objects(name: str, data: bytes) -> bool:
 
 def _guarded_objects(name: str, data: bytes, numbers: Mapping[str, int]) -> Iterator[HeldObjects | Failure]:
     try:
-        for prediction in read_objects(data, name):
-            yield HeldObjects(prediction, name, numbers)
+        for key, found in read_each(data, name):
+            if isinstance(found, InputError):
+                yield Failure(key=key, source=name, error=found)
+            else:
+                yield HeldObjects(found, name, numbers)
     except InputError as error:
         yield Failure(key=key_of(name), source=name, error=error)
 

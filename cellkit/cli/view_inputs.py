@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from cellkit.cli import inputs
+from cellkit.cli import inputs, view_objects
 from cellkit.cli.inputs import STREAM, read_options
 from cellkit.data.layouts import LabelRef, find_truth
 from cellkit.data.predicted import find_predicted
+from cellkit.data.predicted_objects import objects_in
 from cellkit.data.truth import LabelFile
 from cellkit.errors import CellkitError, InputError, NoInputError, UsageError
+from cellkit.io.detections import KIND as OBJECTS
 from cellkit.io.grouped_hdf5 import FORMAT_NAME, MAGIC, opened, text_of
 from cellkit.io.images import ReadOptions, describe
 from cellkit.io.keys import split_dataset
@@ -78,15 +80,18 @@ def find(image: str, options: ReadOptions) -> Views:
     Raises:
         NoInputError: there are none.
         InputError: a file or stream cannot be read.
-        UsageError: two images of one name.
+        UsageError: two images of one name, or objects of a detector without their images.
     """
     if image == STREAM:
         sources = tuple(inputs.image_sources([image], options))
-        maps = tuple((s.path, s.data) for s in sources if s.data is not None and _holds_maps(s.data, s.path))
+        objects = any(s.data is not None and _holds(OBJECTS, s.data, s.path) for s in sources)
+        view_objects.check_images(image, are_objects=objects)
+        maps = tuple((s.path, s.data) for s in sources if s.data is not None and _holds(KIND, s.data, s.path))
         return _views_of_maps(maps) if maps else _views_of_images(sources)
+    view_objects.check_images(image, are_objects=bool(objects_in(image)))
     path = Path(image)
     candidates = [path] if path.is_file() else sorted(path.glob("*.h5")) if path.is_dir() else []
-    holding = [_holds_maps(file, str(file)) for file in candidates]
+    holding = [_holds(KIND, file, str(file)) for file in candidates]
     if holding and all(holding) and not _has_images(path, options):
         files = inputs.prediction_files([image]) or []
         return _views_of_maps(tuple((str(file), file) for file in files))
@@ -102,14 +107,14 @@ def _has_images(path: Path, options: ReadOptions) -> bool:
         return False
 
 
-def _holds_maps(content: Path | bytes, name: str) -> bool:
-    """Whether a file is a prediction; one that cannot be read is none, which shows when it is read as an image."""
+def _holds(kind: str, content: Path | bytes, name: str) -> bool:
+    """Whether a file is a prediction of a kind; one that cannot be read is none: reading it as an image says why."""
     try:
         start = content[: len(MAGIC)] if isinstance(content, bytes) else _start(content)
         if start != MAGIC:
             return False
         with opened(content, name) as file:
-            return text_of(file, "format") == FORMAT_NAME and text_of(file, "kind") == KIND
+            return text_of(file, "format") == FORMAT_NAME and text_of(file, "kind") == kind
     except (InputError, OSError):
         return False
 
@@ -166,7 +171,7 @@ def annotated(views: Views, labels: str | None, truth: str | None, *, optional: 
     streams = [text for text in (labels, truth) if text == STREAM]
     if len(streams) + any(source.data is not None for source in views.sources) > 1:
         raise UsageError(STREAM, "stdin carries one stream", "name a file or folder for the others")
-    true = None if truth is None else _named(truth, views, find_truth)
+    true = None if truth is None else _named(truth, views, _true)
     found = None if labels is None else _named(labels, views, lambda text: _found(text, views, truth, true))
     return (
         None if labels is None or found is None else Annotations(name=labels, by_key=found, optional=optional),
@@ -177,14 +182,19 @@ def annotated(views: Views, labels: str | None, truth: str | None, *, optional: 
 def _named(text: str, views: Views, find_labels: Callable[[str], Mapping[str, LabelRef]]) -> Mapping[str, LabelRef]:
     """Labels by key; one file for one image needs no common name."""
     if text == STREAM:
-        return dict(_streamed())
+        return dict(view_objects.streamed())
     file = Path(split_dataset(text)[0])
     if not file.exists():
         raise InputError(text, "does not exist", "check the name")
-    found = find_labels(text)
+    found = view_objects.as_cells(find_labels(text))
     if file.is_file() and len(found) == 1 and len(views.sources) == views.count == 1:
         return {views.sources[0].key: next(iter(found.values()))}
     return found
+
+
+def _true(text: str) -> Mapping[str, LabelRef]:
+    """Truth in any layout; or objects of another detector, to see where the two differ."""
+    return objects_in(text) or find_truth(text)
 
 
 def _found(text: str, views: Views, truth: str | None, true: Mapping[str, LabelRef] | None) -> Mapping[str, LabelRef]:
@@ -192,17 +202,10 @@ def _found(text: str, views: Views, truth: str | None, true: Mapping[str, LabelR
     known = None
     if truth is not None and true is not None and truth != STREAM:
         known = find_predicted(text, truth, true)
-    elif Path(text).is_dir():
+    elif Path(text).is_dir() or objects_in(text):
         named: dict[str, LabelRef] = {source.key: LabelFile(source.path) for source in views.sources}
         known = find_predicted(text, text, named)
     return find_truth(text) if known is None else known
-
-
-def _streamed() -> Iterator[tuple[str, LabelRef]]:
-    for item in inputs.label_images([STREAM]):
-        if isinstance(item, Failure):
-            raise item.error
-        yield item.key, inputs.HeldLabels(item)
 
 
 def files(views: Views, both: Both) -> list[str]:

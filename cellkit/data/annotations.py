@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ class Annotations:
         has_masks: False: the file has boxes alone, and there are no masks.
         has_boxes: the file itself has a box for every entry.
         has_categories: False: categories say nothing, since whoever wrote the file knows one at most.
+        names: of the categories, by their numbers, also of those without an object; what the file names.
     """
 
     ids: NDArray[np.int64]
@@ -33,7 +35,19 @@ class Annotations:
     has_masks: bool = True
     has_boxes: bool = False
     has_categories: bool = True
+    names: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """Entries."""
         return len(self.ids)
+
+
+def numbers_by_name(names: Iterable[str], numbers: Mapping[str, int]) -> list[int]:
+    """Number that each category has in a truth, by its name; one that the truth does not have, where it has no such.
+
+    Args:
+        names: of the categories, each once.
+        numbers: of the categories of the truth, by their names; at least one.
+    """
+    unknown = max(numbers.values()) + 1
+    return [numbers.get(name, unknown + place) for place, name in enumerate(names)]

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_masks
 
-from cellkit.data.annotations import Annotations
+from cellkit.data.annotations import Annotations, numbers_by_name
 from cellkit.data.coco_entries import (
     REPAIR,
     Entry,
@@ -63,6 +63,8 @@ class CocoLabels:
             ``prediction`` has no crowds, keeps objects without a pixel (they were predicted, and are wrong), and takes
             areas from the masks or boxes as pycocotools does, whatever the file says.
         image_id: id of the image in the file; it decides where COCO's rules leave a tie between images.
+        categories: names of the categories that the file lists, by their ids.
+        has_categories: False: categories say nothing.
     """
 
     file: Path
@@ -72,6 +74,8 @@ class CocoLabels:
     has_masks: bool = True
     purpose: Purpose = "training"
     image_id: Hashable = None
+    categories: Mapping[int, str] = field(default_factory=dict, repr=False, hash=False)
+    has_categories: bool = True
 
     @property
     def name(self) -> str:
@@ -90,6 +94,16 @@ class CocoLabels:
         if self.purpose == "truth":
             entries += [entry for entry in self.entries if entry.crowd]
         return self._read_masks(entries) if self.has_masks else self._read_boxes(entries)
+
+    def renumbered(self, table: Mapping[int, int], *, has_categories: bool) -> CocoLabels:
+        """The same with other ids of the categories, which may say nothing."""
+        entries = self.entries
+        if any(number != new for number, new in table.items()):
+            entries = tuple(
+                e if e.category is None else e._replace(category=table.get(e.category, e.category)) for e in entries
+            )
+        names = {table[number]: name for number, name in self.categories.items()}
+        return replace(self, entries=entries, categories=names, has_categories=has_categories)
 
     def _read_masks(self, entries: Sequence[Entry]) -> Truth:
         masks = [run_length(self.name, entry, self.size) for entry in entries]
@@ -133,6 +147,8 @@ class CocoLabels:
             crowd=np.array([entry.crowd for entry in entries], bool),
             has_masks=self.has_masks,
             has_boxes=all(entry.box is not None for entry in entries),
+            has_categories=self.has_categories,
+            names=self.categories,
         )
 
 
@@ -158,6 +174,20 @@ class CocoFile(Mapping[str, CocoLabels]):
         """The same, read for something else."""
         labels = {name: replace(labels, purpose=purpose) for name, labels in self.labels.items()}
         return replace(self, labels=labels)
+
+    def named_as(self, numbers: Mapping[str, int]) -> Self:
+        """The same with the categories of a truth, by their names; one category alone says nothing.
+
+        Args:
+            numbers: of the categories of the truth, by their names. Where none of them is in this file, ids are ids.
+        """
+        table = {number: number for number in self.categories}
+        if numbers.keys() & set(self.categories.values()):
+            table = dict(zip(table, numbers_by_name(self.categories.values(), numbers), strict=True))
+        told = len(table) != 1
+        labels = {name: labels.renumbered(table, has_categories=told) for name, labels in self.labels.items()}
+        names = {table[number]: name for number, name in self.categories.items()}
+        return replace(self, labels=labels, categories=names)
 
     def __getitem__(self, name: str) -> CocoLabels:
         return self.labels[name]
@@ -204,7 +234,15 @@ def _read(path: Path, changed: int, size: int) -> CocoFile | None:
     return CocoFile(
         path=path,
         labels={
-            image.name: CocoLabels(path, image.name, image.size, grouped[image.id], has_masks, image_id=image.id)
+            image.name: CocoLabels(
+                path,
+                image.name,
+                image.size,
+                grouped[image.id],
+                has_masks,
+                image_id=image.id,
+                categories=categories,
+            )
             for image in images.values()
         },
         image_ids={image.name: image.id for image in images.values()},

@@ -10,6 +10,8 @@ import h5py
 from cellkit.data.dataset import Dataset, Pair, image_key, natural
 from cellkit.data.truth import LabelFile, LabelRef, StackedLabels
 from cellkit.errors import InputError, NoInputError
+from cellkit.io.detections import KIND as OBJECTS
+from cellkit.io.grouped_hdf5 import FORMAT_NAME, text_of
 from cellkit.io.keys import safe_key
 
 IMAGE_NAMES = ("images", "image", "raw")
@@ -81,10 +83,13 @@ def labels_in_hdf5(path: Path) -> dict[str, LabelRef]:
     Of a stack (N, H, W), the planes; their keys are those of :func:`find_hdf5`.
 
     Raises:
-        InputError: the file is no HDF5.
+        InputError: the file is no HDF5, or holds what a detector predicted.
         NoInputError: there are no labels in it.
     """
     with _opened(path) as file:
+        if text_of(file, "format") == FORMAT_NAME and text_of(file, "kind") == OBJECTS:
+            repair = "make labels of them with 'cellkit postprocess'"
+            raise InputError(path, "holds the objects of a detector, not labels", repair)
         within = next((file[name] for name in LABEL_NAMES if name in file), None)
         if isinstance(within, h5py.Dataset) and within.ndim == LABEL_STACK and within.shape[-1] not in COLOURS:
             stem, count = image_key(path), len(within)

@@ -30,7 +30,7 @@ from cellkit.data.folders import (
 )
 from cellkit.data.hdf5 import labels_in_hdf5
 from cellkit.data.layouts import LOSSY_SUFFIXES, find_in_folder, find_truth, labels_in_folder, truth_key
-from cellkit.data.predicted_objects import find_objects, is_objects
+from cellkit.data.predicted_objects import are_objects, find_objects, is_objects
 from cellkit.data.truth import LabelFile, LabelRef
 from cellkit.errors import InputError, NoInputError
 from cellkit.io.hdf5 import is_ours
@@ -102,6 +102,9 @@ def _in_file(path: Path, truths: Mapping[str, LabelRef]) -> dict[str, LabelRef] 
 
 
 def _in_folder(path: Path, truths: Mapping[str, LabelRef]) -> dict[str, LabelRef] | None:
+    files = [file for file in files_in(path, labels=True) if file.suffix.lower() not in LOSSY_SUFFIXES]
+    if are_objects(files):
+        return find_objects(files, category_numbers(truths))
     results = _sequence_results(path, truths)
     if results is not None:
         return results
@@ -109,9 +112,6 @@ def _in_folder(path: Path, truths: Mapping[str, LabelRef]) -> dict[str, LabelRef
     objects = here or find_mask_files(path, set(truths))
     if objects:
         return objects
-    files = [file for file in files_in(path, labels=True) if file.suffix.lower() not in LOSSY_SUFFIXES]
-    if files and all(map(is_objects, files)):
-        return find_objects(files, category_numbers(truths))
     if files:
         return None if all(map(_is_plain, files)) else labels_in_folder(path)
     found = [file for file in coco_files(path) if _is_list(file) or read_coco(file) is not None]
@@ -194,7 +194,7 @@ def _in_json(path: Path, truths: Mapping[str, LabelRef]) -> dict[str, LabelRef]:
         raise InputError(
             path, "the JSON is neither a list of results nor a COCO file", "a list, or images and annotations"
         )
-    return coco_by_key(coco)
+    return coco_by_key(coco.named_as(category_numbers(truths)))
 
 
 def _in_results(path: Path, truths: Mapping[str, LabelRef]) -> dict[str, LabelRef]:

@@ -11,17 +11,19 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cellkit.data.annotations import Annotations
+from cellkit.data.annotations import Annotations, numbers_by_name
+from cellkit.data.dataset import files_in
 from cellkit.data.truth import LabelRef, Truth, check_shape, paint
-from cellkit.errors import InputError
+from cellkit.errors import InputError, NoInputError
 from cellkit.io.detections import KIND, ObjectPrediction, keys_of, kind_of, read_object
-from cellkit.io.keys import HDF5_SUFFIXES
+from cellkit.io.keys import HDF5_SUFFIXES, key_of
 from cellkit.io.maps import AGAIN
 from cellkit.ops.detections import Detections
 from cellkit.ops.run_lengths import MaskRuns, RunLength, encode_runs, runs_of_masks
 
 Numbers: TypeAlias = Mapping[str, int]
 NO_NUMBERS: Numbers = MappingProxyType({})
+DAMAGED = "damaged"  # HDF5
 FIRST_CATEGORY = 1  # of COCO files; those of predictions begin at 0
 
 
@@ -106,9 +108,40 @@ class ObjectLabels:
         """``FILE.h5: KEY``, for messages."""
         return f"{self.path}: {self.key}"
 
+    @property
+    def prediction(self) -> ObjectPrediction:
+        """Read from the file.
+
+        Raises:
+            InputError: as :func:`cellkit.io.detections.read_object`.
+        """
+        return read_object(self.path, self.key)
+
     def read(self, shape: tuple[int, int] | None = None) -> Truth:
         """See :class:`cellkit.data.truth.LabelRef`."""
-        return truth_of(read_object(self.path, self.key), self.name, shape, self.numbers)
+        return truth_of(self.prediction, self.name, shape, self.numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class DamagedObjects:
+    """A prediction file among others that cannot be read; it is called by its name, as that of one image is.
+
+    Attributes:
+        path: the file.
+        error: what is wrong with it.
+    """
+
+    path: Path
+    error: InputError
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    def read(self, shape: tuple[int, int] | None = None) -> Truth:
+        """Raises InputError."""
+        raise self.error
 
 
 def truth_of(
@@ -131,53 +164,90 @@ def truth_of(
     masks = run_lengths_of(prediction)
     boxes = prediction.boxes.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
+    table = _numbers_of(prediction, numbers)
     notes = Annotations(
         ids=np.arange(1, prediction.count + 1),
         areas=np.bincount(runs.owners, runs.lengths, prediction.count).astype(np.float64),
         boxes=boxes,
         scores=prediction.scores.astype(np.float64),
-        categories=_numbered(prediction, numbers),
+        categories=table[prediction.categories],
         crowd=np.zeros(prediction.count, bool),
         has_boxes=True,
         has_categories=len(prediction.names) > 1,
+        names=dict(zip(table.tolist(), prediction.names, strict=False)),
     )
     painted = paint(masks, prediction.shape)
     return replace(painted, annotations=notes, pixel_size=prediction.pixel_size)
 
 
-def _numbered(prediction: ObjectPrediction, numbers: Numbers) -> NDArray[np.int64]:
-    """Categories (N,) under the numbers of the truth."""
+def _numbers_of(prediction: ObjectPrediction, numbers: Numbers) -> NDArray[np.int64]:
+    """Number of each category in the truth, or from 1."""
     if not numbers or not prediction.names:
-        return prediction.categories.astype(np.int64) + FIRST_CATEGORY
-    unknown = max(numbers.values()) + 1
-    table = [numbers.get(name, unknown + place) for place, name in enumerate(prediction.names)]
-    return np.array(table, np.int64)[prediction.categories]
+        return np.arange(max(len(prediction.names), prediction.categories.max(initial=0) + 1)) + FIRST_CATEGORY
+    return np.array(numbers_by_name(prediction.names, numbers), np.int64)
 
 
 def is_objects(path: Path) -> bool:
     """Whether a file holds the objects that a detector predicted; one that cannot be read does not."""
+    return _kind(path) == KIND
+
+
+def are_objects(files: Sequence[Path]) -> bool:
+    """Whether files hold the objects that a detector predicted; HDF5 files among them may be damaged."""
+    kinds = {_kind(file) for file in files}
+    return KIND in kinds and kinds <= {KIND, DAMAGED}
+
+
+def _kind(path: Path) -> str | None:
+    """What an HDF5 file says that it holds, or that it cannot be read; None of other files."""
     if path.suffix.lower() not in HDF5_SUFFIXES:
-        return False
+        return None
     try:
-        return kind_of(path, str(path)) == KIND
+        return kind_of(path, str(path))
     except InputError:
-        return False
+        return DAMAGED
+
+
+def objects_in(root: str) -> dict[str, LabelRef]:
+    """The objects of a prediction file, or of a folder whose image and label files are all such; else nothing.
+
+    Raises:
+        NoInputError: such files without an image.
+        InputError: as :func:`find_objects`.
+    """
+    path = Path(root)
+    files = files_in(path, labels=True) if path.is_dir() else [path]
+    if not are_objects(files):
+        return {}
+    found = find_objects(files)
+    if not found:
+        raise NoInputError(root, "holds no image", "predict images into it")
+    return found
 
 
 def find_objects(paths: Sequence[Path], numbers: Numbers = NO_NUMBERS) -> dict[str, LabelRef]:
-    """The objects of each image of prediction files, by key.
+    """The objects of each image of prediction files, by key; of several files, a damaged one costs itself.
 
     Args:
         paths: the files.
         numbers: of the categories in the truth, by their names.
 
     Raises:
-        InputError: a file that is damaged, or a second prediction of an image.
+        InputError: the only file is damaged, or a second prediction of an image.
     """
     found: dict[str, LabelRef] = {}
     for path in paths:
-        for key in keys_of(path):
+        for key, labels in _objects_of(path, numbers, alone=len(paths) == 1).items():
             if key in found:
                 raise InputError(path, f"a second prediction of {key}", "give one prediction per image")
-            found[key] = ObjectLabels(path, key, numbers)
+            found[key] = labels
     return found
+
+
+def _objects_of(path: Path, numbers: Numbers, *, alone: bool) -> dict[str, LabelRef]:
+    try:
+        return {key: ObjectLabels(path, key, numbers) for key in keys_of(path)}
+    except InputError as error:
+        if alone:
+            raise
+        return {key_of(str(path)): DamagedObjects(path, error)}

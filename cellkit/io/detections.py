@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellkit.errors import InputError
+from cellkit.io import maps
 from cellkit.io.grouped_hdf5 import (
     Group,
     GroupedFile,
@@ -48,13 +49,14 @@ from cellkit.io.grouped_hdf5 import (
     text_of,
 )
 from cellkit.io.keys import safe_key
-from cellkit.io.maps import AGAIN, Prediction, PredictionInfo, describe, info_of, read_predictions
+from cellkit.io.maps import AGAIN, Prediction, PredictionInfo, describe, info_of
 from cellkit.provenance import to_json
 
 FORMAT_VERSION = 1
 KIND = "instances"
 MAKER = "cellkit predict"
 CHUNK_ITEMS = 1 << 15
+MOST_PIXELS = np.iinfo(np.uint32).max  # pycocotools counts in this type
 KINDS = {"boxes": "f", "scores": "f", "categories": "iu", "masks": "u", "mask_bytes": "u"}
 PACKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 
@@ -135,17 +137,21 @@ def _fill(group: Group, prediction: ObjectPrediction, packed: dict[str, Any]) ->
         group.create_dataset(name, data=values, **chunked)
 
 
-def read_any_predictions(content: Path | bytes, name: str) -> Iterator[Prediction | ObjectPrediction]:
-    """Read the predictions of a file, or of its bytes, in their order: dense maps or objects.
+def read_any_predictions(
+    content: Path | bytes, name: str
+) -> Iterator[tuple[str, Prediction | ObjectPrediction | InputError]]:
+    """Keys and predictions of a file, or of its bytes, in their order: dense maps or objects.
+
+    An image whose prediction is damaged costs itself: an error stands in its place.
 
     Args:
         content: the file, or its bytes.
         name: the file as the user named it, for messages.
 
     Raises:
-        InputError: missing, no HDF5, truncated, none of ours, of a newer format, or not as the format says.
+        InputError: nothing can be read: missing, no HDF5, truncated, none of ours, of a newer format.
     """
-    yield from read_objects(content, name) if kind_of(content, name) == KIND else read_predictions(content, name)
+    yield from read_each(content, name) if kind_of(content, name) == KIND else maps.read_each(content, name)
 
 
 def kind_of(content: Path | bytes, name: str) -> str | None:
@@ -166,12 +172,28 @@ def read_objects(content: Path | bytes, name: str) -> Iterator[ObjectPrediction]
         name: the file as the user named it, for messages.
 
     Raises:
-        InputError: as :func:`read_any_predictions`; or the file holds something else.
+        InputError: as :func:`read_any_predictions`; not as the format says, or the file holds something else.
+    """
+    for _, found in read_each(content, name):
+        if isinstance(found, InputError):
+            raise found
+        yield found
+
+
+def read_each(content: Path | bytes, name: str) -> Iterator[tuple[str, ObjectPrediction | InputError]]:
+    """As :func:`read_objects`, each with its key; an image whose objects are damaged costs itself.
+
+    Raises:
+        InputError: nothing can be read of the file.
     """
     with opened(content, name) as file:
         check_root(file, name, KIND, FORMAT_VERSION, MAKER)
         for key, group in members(file, name):
-            yield _prediction(name, key, group)
+            try:
+                found: ObjectPrediction | InputError = _prediction(name, key, group)
+            except InputError as error:
+                found = error
+            yield key, found
 
 
 def keys_of(path: Path) -> list[str]:
@@ -211,7 +233,10 @@ def _prediction(name: str, key: str, group: Group) -> ObjectPrediction:
     columns = {column: _column(name, key, group, column) for column in KINDS}
     boxes, scores, categories = columns["boxes"], columns["scores"], columns["categories"]
     names = _names(name, key, group)
+    info = info_of(name, key, group)
     problem = _misfit(columns, names)
+    if problem is None and info.shape[0] * info.shape[1] > MOST_PIXELS:
+        problem = f"an image of {info.shape[0]} x {info.shape[1]} pixels has no run-length masks"
     if problem:
         raise InputError(name, f"{key!r}: {problem}", AGAIN)
     ends = np.concatenate([[0], np.cumsum(columns["mask_bytes"], dtype=np.int64)]).tolist()
@@ -222,7 +247,7 @@ def _prediction(name: str, key: str, group: Group) -> ObjectPrediction:
         categories=categories.astype(np.int32, copy=False),
         masks=tuple(text[begin:end] for begin, end in pairwise(ends)),
         names=names,
-        **vars(info_of(name, key, group)),
+        **vars(info),
     )
 
 

@@ -243,10 +243,26 @@ def read_predictions(content: Path | bytes, name: str) -> Iterator[Prediction]:
     Raises:
         InputError: missing, no HDF5, truncated, none of ours, of a newer format, or not as the format says.
     """
+    for _, found in read_each(content, name):
+        if isinstance(found, InputError):
+            raise found
+        yield found
+
+
+def read_each(content: Path | bytes, name: str) -> Iterator[tuple[str, Prediction | InputError]]:
+    """As :func:`read_predictions`, each with its key; an image whose maps are damaged costs itself.
+
+    Raises:
+        InputError: nothing can be read of the file.
+    """
     with opened(content, name) as file:
         check_root(file, name, KIND, FORMAT_VERSION, MAKER)
         for key, group in members(file, name):
-            yield _prediction(content, name, key, group)
+            try:
+                found: Prediction | InputError = _prediction(content, name, key, group)
+            except InputError as error:
+                found = error
+            yield key, found
 
 
 def _prediction(content: Path | bytes, name: str, key: str, group: Group) -> Prediction:

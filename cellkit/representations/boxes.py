@@ -6,7 +6,7 @@ belongs to one cell at most.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from cellkit.ops.detections import Detections
 from cellkit.ops.instances import Instances
 from cellkit.ops.labelling import in_raster_order, run_areas, with_filled_holes, without, without_border
 from cellkit.ops.run_lengths import Indices
-from cellkit.ops.runs import Neighbours, paint, runs_of, spread
+from cellkit.ops.runs import Neighbours, Runs, paint, runs_of, spread
 from cellkit.representations.mask_cells import whole_from
 from cellkit.representations.representation import DecodeSettings, Limits, ObjectRepresentation
 
@@ -65,6 +65,12 @@ class BoxesSettings(DetectSettings, DecodeSettings):
 
 
 def flatten(detections: Detections, settings: BoxesSettings) -> Instances:
+    """Cells of a label image; see :func:`flat_runs`."""
+    runs, scores = flat_runs(detections, settings)
+    return Instances(paint(runs, runs.values), scores)
+
+
+def flat_runs(detections: Detections, settings: BoxesSettings) -> tuple[Runs, NDArray[np.float32]]:
     """Cells of a label image: where objects overlap, the better one is on top.
 
     From the best on, each object takes the pixels that are still free. One that finds less of its mask free than
@@ -73,34 +79,39 @@ def flatten(detections: Detections, settings: BoxesSettings) -> Instances:
     Args:
         detections: objects of an image (H, W), best first.
         settings: of decoding.
+
+    Returns:
+        runs that tile the image, with int32 cells numbered in raster order; and the score (n,) of each. They are a
+        hundredth of the label image of (H, W) int32, which is in memory once while they are found.
     """
-    labels = _painted(detections, settings)
-    runs = runs_of(labels)
+    runs = runs_of(_painted(detections, settings))
     size = run_areas(runs.values, runs)
-    cells = without(runs.values, (size < settings.min_area) | (size > settings.max_fraction * labels.size))
+    largest = settings.max_fraction * detections.shape[0] * detections.shape[1]
+    cells = without(runs.values, (size < settings.min_area) | (size > largest))
     if settings.fill_holes:
         cells = with_filled_holes(cells, Neighbours(runs))
     if settings.exclude_border:
         cells = without_border(cells, runs)
     numbers, former = in_raster_order(cells)
-    return Instances(paint(runs, numbers), detections.scores[former - 1].astype(np.float32))
+    return replace(runs, values=numbers), detections.scores[former - 1].astype(np.float32)
 
 
 def _painted(detections: Detections, settings: BoxesSettings) -> NDArray[np.int32]:
     """Label image (H, W): pixels of object i that no better one holds are i + 1."""
     height, width = detections.shape
-    flat = np.zeros(height * width, np.int32)  # by columns, as run lengths are
+    flat = np.zeros(height * width, np.int32)
     masks = detections.masks
     order = np.argsort(masks.owners, kind="stable")
     starts, lengths = masks.starts[order], masks.lengths[order]
     ends = np.cumsum(np.bincount(masks.owners, minlength=len(detections)))
     for index in np.flatnonzero(detections.scores >= settings.cell_score).tolist():
         own = slice(ends[index - 1] if index else 0, ends[index])
-        pixels: Indices = spread(starts[own], lengths[own])
+        columns, rows = np.divmod(spread(starts[own], lengths[own]), height)  # run lengths go down the columns
+        pixels: Indices = rows * width + columns
         free = pixels[flat[pixels] == 0]
         if len(free) >= settings.least_visible * len(pixels):
             flat[free] = index + 1
-    return np.ascontiguousarray(flat.reshape(width, height).T)
+    return flat.reshape(height, width)
 
 
-BOXES = ObjectRepresentation(name="boxes", settings=BoxesSettings, flatten=flatten)
+BOXES = ObjectRepresentation(name="boxes", settings=BoxesSettings, flatten=flatten, flat_runs=flat_runs)

@@ -14,6 +14,7 @@ from cellkit.config import RepresentationName, Spec
 from cellkit.errors import UsageError
 from cellkit.ops.detections import Detections
 from cellkit.ops.instances import Instances
+from cellkit.ops.runs import Runs
 from cellkit.representations.blend import mean_maps
 
 Limits: TypeAlias = dict[str, tuple[bool, str]]
@@ -91,9 +92,11 @@ class ObjectRepresentation(Decodable):
 
     Attributes:
         flatten: objects of an image, settings -> cells on (H, W).
+        flat_runs: the same as runs that tile the image, numbered in raster order, and the score of each cell.
     """
 
     flatten: Callable[[Detections, Any], Instances]
+    flat_runs: Callable[[Detections, Any], tuple[Runs, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellkit.config import JsonValue
+from cellkit.data.annotations import Annotations
 from cellkit.data.coco import CocoLabels
 from cellkit.data.layouts import find_images, find_truth
 from cellkit.data.outlines import OutlineFile
-from cellkit.data.predicted_objects import find_objects, is_objects
+from cellkit.data.predicted_objects import HeldObjects, ObjectLabels, objects_in, truth_of
 from cellkit.data.sparse_labels import check_fraction, draw_kept, kept_only
 from cellkit.data.truth import LabelFile, LabelRef, Truth
 from cellkit.errors import CellkitError, NoInputError, UsageError
@@ -26,7 +27,7 @@ from cellkit.io.export_geojson import FinePolygons, Polygons, encode_geojson, si
 from cellkit.io.export_objects import encode_object, object_file
 from cellkit.io.histories import stored_history
 from cellkit.io.keys import safe_key, split_dataset
-from cellkit.io.label_image import LARGEST_UINT16, LabelImage
+from cellkit.io.label_image import LARGEST_UINT16, LabelImage, whole
 from cellkit.io.label_png import encode_png
 from cellkit.io.labels import write_labels
 from cellkit.io.sources import find_sources
@@ -42,6 +43,7 @@ Format: TypeAlias = Literal[
 ]
 FORMATS: tuple[Format, ...] = get_args(Format)
 FLAT: tuple[Format, ...] = ("tif", "png", "h5", "ctc", "cellpose", "seg")  # a pixel belongs to one object at most
+ANNOTATED: tuple[Format, ...] = ("coco",)  # hold boxes and categories of objects, and objects without a pixel
 LABEL_IMAGES: tuple[Format, ...] = ("tif", "png", "h5")
 SPARSE: tuple[Format, ...] = ("tif", "h5")  # hold -1, of which nothing is known
 WORKERS = 2  # threads that read ahead of the count of cells
@@ -57,13 +59,16 @@ class Cells(LabelImage):
 
     Attributes:
         image: file name of the image, or what it would be.
-        masks: run lengths of the whole objects, where some overlap: ``masks[i]`` is that of label ``i + 1``; else None.
+        masks: run lengths of the whole objects, where some overlap or there are notes: ``masks[i]`` is that of label
+            ``i + 1``; else None.
         overlapping: pixels that belong to more than one object.
+        notes: what the annotation says of each of the masks, for formats that can hold it; else None.
     """
 
     image: str
     masks: tuple[RunLength, ...] | None = None
     overlapping: int = 0
+    notes: Annotations | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,19 +121,12 @@ def find_cells(root: str, image: str | None = None, size: tuple[int, int] | None
     Raises:
         NoInputError, InputError: as :func:`cellkit.data.layouts.find_truth`, or no such image.
     """
-    refs = _objects_in(root) or find_truth(root)
-    images = find_images(root) if image is None else _named_images(image, list(refs))
+    objects = objects_in(root)
+    refs = objects or find_truth(root)
+    images = _named_images(image, list(refs)) if image is not None else {} if objects else find_images(root)
     return [
         Found(key=key, ref=_readable(ref, images.get(key), size), image=images.get(key)) for key, ref in refs.items()
     ]
-
-
-def _objects_in(root: str) -> dict[str, LabelRef]:
-    """Objects of a prediction file of a detector, or of a folder of nothing else."""
-    path = Path(root)
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    known = bool(files) and all(file.is_file() and is_objects(file) for file in files)
-    return find_objects(files) if known else {}
 
 
 def _named_images(image: str, keys: list[str]) -> Mapping[str, str]:
@@ -215,6 +213,7 @@ def _cells(found: Found, to: Format) -> Cells:
         logger.warning(message, found.ref.name, truth.overlapping, to)
     digest = digest_of(np.ascontiguousarray(truth.labels).tobytes())
     image = split_dataset(found.image)[0] if found.image else f"{found.key}.png"
+    notes = truth.annotations if to in ANNOTATED else None
     return Cells(
         key=safe_key(found.key, found.ref.name),
         source=found.ref.name,
@@ -224,8 +223,9 @@ def _cells(found: Found, to: Format) -> Cells:
         outlines=truth.outlines,
         history=(*former, Record(verb="convert", arguments={"to": to}, input_digest=digest)),
         image=Path(image).name,
-        masks=_whole_masks(truth),
+        masks=truth.masks if truth.overlapping or notes is not None else None,
         overlapping=truth.overlapping,
+        notes=notes,
     )
 
 
@@ -241,21 +241,30 @@ def _sparse(cells: Cells, key: str, kept: Kept) -> Cells:
         "drawn": digest_of(ids.astype("<i8").tobytes()),  # the same of this image may be another draw of all
     }
     history = (*cells.history[:-1], replace(record, arguments=arguments))
-    return replace(cells, labels=kept_only(cells.labels, ids), masks=None, overlapping=0, history=history)
+    return replace(cells, labels=kept_only(cells.labels, ids), masks=None, overlapping=0, notes=None, history=history)
 
 
 def _read(found: Found, to: Format) -> tuple[Truth, History]:
     """The annotation, and the commands that made it where it is ours."""
     if isinstance(found.ref, OutlineFile):
         return found.ref.read_with_history()
+    if isinstance(found.ref, ObjectLabels | HeldObjects):
+        return _objects(found.ref, to)
     if not isinstance(found.ref, LabelFile):
         return found.ref.read(), found.history
     truth = replace(found.ref, unknown=to in LABEL_IMAGES).read()  # a PNG refuses -1 when it is written
     return truth, found.history if found.ref.dataset is not None else stored_history(Path(found.ref.name)) or ()
 
 
-def _whole_masks(truth: Truth) -> tuple[RunLength, ...] | None:
-    return truth.masks if truth.overlapping else None
+def _objects(objects: ObjectLabels | HeldObjects, to: Format) -> tuple[Truth, History]:
+    """All that a detector found; where a pixel has one object at most, the cells that ``postprocess`` makes of it."""
+    prediction = objects.prediction
+    if to not in FLAT:
+        return truth_of(prediction, objects.name), prediction.history
+    from cellkit.stages.postprocessing import flattened  # torch only where there are objects
+
+    cells = flattened(prediction)
+    return Truth(labels=whole(cells), scores=cells.scores, pixel_size=cells.pixel_size), prediction.history
 
 
 def masks_of(cells: Cells) -> tuple[list[int], list[RunLength]]:
@@ -273,7 +282,12 @@ def coco_image(cells: Cells) -> CocoImage:
     if scores is not None:
         padded = np.append(scores, np.full(max([*labels, 0]), np.float32(1)))  # labels without a score
         scores = padded[np.array(labels, np.int64) - 1]
-    return CocoImage(name=cells.image, shape=cells.shape, masks=masks, scores=scores, history=cells.history)
+    image = CocoImage(name=cells.image, shape=cells.shape, masks=masks, scores=scores, history=cells.history)
+    notes = cells.notes
+    if notes is None:
+        return image
+    boxes = notes.boxes if notes.has_boxes else None
+    return replace(image, boxes=boxes, categories=notes.categories, names=notes.names)
 
 
 def polygons_of(cells: Cells) -> tuple[dict[int, Polygons], dict[int, int]]:

@@ -6,24 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from cellkit.config import DetectSettings, Preprocessing
 from cellkit.data.detection_crops import DetectionExample, load_detection
 from cellkit.data.layouts import Pair
 from cellkit.data.scale import scale_of
 from cellkit.engine.device import Device
+from cellkit.engine.inference import Tiling
+from cellkit.engine.memory import MemoryLadder
 from cellkit.metrics.coco import CocoImage, CocoSettings, Kind, accumulate, coco_image
 from cellkit.metrics.instances import Instances, instances_of_run_lengths
 from cellkit.networks.detector import Detector
 from cellkit.networks.detector_inference import detect
 from cellkit.ops.detections import Detections
 from cellkit.ops.run_lengths import MaskRuns, encode_runs, runs_of_labels
+from cellkit.stages.detecting import Finder, tile_overlap
 from cellkit.stages.prediction import resize, scaled_shape
 
-LARGEST = 1536  # pixels a side at the scale of the network: of a larger image the middle is scored, in one pass
+LARGEST = 1536  # pixels a side at the scale of the network that are seen in one pass; larger images in tiles
 CHOICE = "coco/segm/AP"  # the score that chooses weights: the mean over IoU .50:.95, of masks
 SHOWN = ("AP", "AP50")
 KINDS: tuple[Kind, ...] = ("segm", "bbox")
@@ -35,7 +37,7 @@ class HeldObjects:
 
     Attributes:
         key: of the image.
-        pixels: (C, h, w).
+        pixels: (C, h, w); of a grey image all channels are one in memory.
         truth: objects on (h, w).
     """
 
@@ -46,6 +48,8 @@ class HeldObjects:
 
 class DetectionValidation:
     """Scores a detector by COCO's average precision, at the scale at which it sees the images.
+
+    All of each image is scored; one larger than 1,536 pixels is seen in overlapping tiles, as ``predict`` sees it.
 
     Args:
         pairs: annotated images, read once and kept.
@@ -71,6 +75,7 @@ class DetectionValidation:
     ) -> None:
         self.settings = settings
         self.device = device
+        self.ladder = MemoryLadder()
         self.coco = CocoSettings(categories=categories)
         self.held = [_held(pair.key, load_detection(pair, preprocessing, names), preprocessing) for pair in pairs]
 
@@ -79,27 +84,20 @@ class DetectionValidation:
         if not isinstance(network, Detector):
             raise TypeError(f"a detector is validated here, not a {type(network).__name__}")
         found: dict[Kind, list[CocoImage]] = {kind: [] for kind in KINDS}
-        for held in self.held:
-            predicted = instances_of(self._detected(network, held.pixels))
-            for kind, images in found.items():
-                images.append(coco_image(held.truth, predicted, self.coco, kind, key=held.key))
+        images = ((held, held.pixels) for held in self.held)
+        for held, detections in self._finder(network).objects(images):
+            predicted = instances_of(detections)
+            for kind, scored in found.items():
+                scored.append(coco_image(held.truth, predicted, self.coco, kind, key=held.key))
         scores: dict[str, float] = {}
-        for kind, images in found.items():
-            scores |= accumulate(images, self.coco, kind)
+        for kind, scored in found.items():
+            scores |= accumulate(scored, self.coco, kind)
         return {name: scores[name] for name in (f"coco/{kind}/{value}" for kind in KINDS for value in SHOWN)}
 
-    def _detected(self, network: Detector, pixels: NDArray[np.float32]) -> Detections:
-        image, shape = padded(network, torch.from_numpy(pixels).to(self.device.torch_device)), pixels.shape[1:]
-        with self.device.autocast():
-            return detect(network, image[None], self.settings, [(shape[0], shape[1])])[0]
-
-
-def padded(network: Detector, image: Tensor) -> Tensor:
-    """An image (C, h, w) filled up to the stride of a detector, below and to the right: (C, H, W)."""
-    height, width = (-(-side // network.stride) * network.stride for side in image.shape[1:])
-    whole = network.ground.to(image).expand(image.shape[0], height, width).clone()
-    whole[:, : image.shape[1], : image.shape[2]] = image
-    return whole
+    def _finder(self, network: Detector) -> Finder:
+        tiling = Tiling(tile=LARGEST, overlap=tile_overlap(network), batch=1)
+        settings, device, ladder = self.settings, self.device, self.ladder
+        return Finder(detector=network, settings=settings, device=device, tiling=tiling, ladder=ladder, find=detect)
 
 
 def instances_of(detections: Detections) -> Instances:
@@ -125,20 +123,15 @@ def _held(key: str, example: DetectionExample, preprocessing: Preprocessing) -> 
     if preprocessing.estimated or (diameter is None and preprocessing.diameter):
         diameter = example.scene.diameter or diameter
     shape = scaled_shape(example.scene.shape, scale_of(preprocessing, diameter))
-    image = example.image.float().numpy()
-    pixels = resize(np.repeat(image, preprocessing.channels // len(image), axis=0), shape)
+    pixels = resize(example.image.float().numpy(), shape)
+    if len(pixels) < preprocessing.channels:
+        pixels = np.broadcast_to(pixels, (preprocessing.channels, *shape))
     layers = _nearest(example.layers.numpy(), shape)
-    window = tuple(_middle(side) for side in shape)
     return HeldObjects(
         key=key,
-        pixels=np.ascontiguousarray(pixels[(slice(None), *window)]),
-        truth=objects_on(layers[(slice(None), *window)], example.categories.numpy()),
+        pixels=pixels,
+        truth=objects_on(layers, example.categories.numpy()),
     )
-
-
-def _middle(side: int) -> slice:
-    first = max(0, (side - LARGEST) // 2)
-    return slice(first, first + LARGEST)
 
 
 def _nearest(layers: NDArray[np.integer], shape: tuple[int, int]) -> NDArray[np.integer]:

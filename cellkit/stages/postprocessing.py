@@ -8,18 +8,20 @@ from functools import partial
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cellkit.config import NO_SETTINGS, Settings
 from cellkit.data.predicted_objects import detections_of
-from cellkit.errors import CellkitError, InputError
+from cellkit.errors import CellkitError, InputError, UsageError
 from cellkit.io.detections import ObjectPrediction
 from cellkit.io.labels import LabelImage, LabelRows
 from cellkit.io.maps import Prediction, PredictionInfo
 from cellkit.ops.instances import Instances
 from cellkit.ops.labelling import relabel_in_raster_order, resize_labels
+from cellkit.ops.runs import Runs
 from cellkit.overlap import ordered_map
 from cellkit.provenance import Record
-from cellkit.representations import OBJECTS, REPRESENTATIONS, DecodeSettings, Representation
+from cellkit.representations import OBJECTS, REPRESENTATIONS, Decodable, DecodeSettings, Representation
 from cellkit.stages.large_images import is_large, read_apart
 from cellkit.stages.large_maps import cells_of
 from cellkit.stages.model import decode_settings
@@ -27,6 +29,8 @@ from cellkit.stages.outcomes import Failure, IsDone, Skipped, never_done
 from cellkit.stages.prediction import Predicted
 
 AnyPrediction: TypeAlias = Prediction | ObjectPrediction
+BAND_ROWS = 256  # of large label images in memory at once
+
 Segmented: TypeAlias = LabelImage | LabelRows | Failure | Skipped
 
 
@@ -78,9 +82,15 @@ def in_threads(
 
 
 def decoded(prediction: AnyPrediction, overrides: Settings, workers: int) -> Segmented:
-    """Cells of a prediction, or why there are none."""
+    """Cells of a prediction, or why there are none.
+
+    Raises:
+        UsageError: an override is no setting of the representation.
+    """
     try:
         return decode(prediction, overrides, workers)
+    except UsageError:
+        raise
     except CellkitError as error:
         return Failure(key=prediction.key, source=prediction.source, error=error)
 
@@ -98,7 +108,7 @@ def decode(prediction: AnyPrediction, overrides: Settings = NO_SETTINGS, workers
         UsageError: an override is no setting of the representation.
     """
     if isinstance(prediction, ObjectPrediction):
-        return _flattened(prediction, overrides)
+        return flattened(prediction, overrides)
     representation, settings = representation_of(prediction, overrides)
     size = prediction.maps.shape[1], prediction.maps.shape[2]
     if is_large(size):
@@ -111,14 +121,45 @@ def decode(prediction: AnyPrediction, overrides: Settings = NO_SETTINGS, workers
     return as_labels(prediction, representation.decode(np.asarray(prediction.maps[:, :, :]), settings))
 
 
-def _flattened(prediction: ObjectPrediction, overrides: Settings) -> LabelImage:
-    """Cells of objects that may overlap."""
+def flattened(prediction: ObjectPrediction, overrides: Settings = NO_SETTINGS) -> LabelImage | LabelRows:
+    """Cells of objects that may overlap; the history is the prediction's. Those of a large image are bands of rows.
+
+    Args:
+        prediction: the objects.
+        overrides: settings that win over those of the prediction.
+
+    Raises:
+        InputError: a mask is damaged, or the representation has no objects.
+        UsageError: an override is no setting of the representation.
+    """
     representation = OBJECTS.get(prediction.representation.name)
     if representation is None:
         problem = f"objects, but '{prediction.representation.name}' has dense maps"
         raise InputError(prediction.source, problem, "predict the image again")
-    settings = decode_settings(representation, prediction.representation.settings, overrides)
-    return as_labels(prediction, representation.flatten(detections_of(prediction), settings))
+    settings = _settings_of(prediction, representation, overrides)
+    if not is_large(prediction.shape):
+        return as_labels(prediction, representation.flatten(detections_of(prediction), settings))
+    runs, scores = representation.flat_runs(detections_of(prediction), settings)
+    return LabelRows(
+        key=prediction.key,
+        source=prediction.source,
+        scores=scores,
+        pixel_size=prediction.pixel_size,
+        history=prediction.history,
+        rows=_bands(runs),
+        shape=prediction.shape,
+        count=len(scores),
+    )
+
+
+def _bands(runs: Runs) -> Iterator[NDArray[np.int32]]:
+    """Label image (H, W) of runs that tile it, from top to bottom."""
+    height, width = runs.shape
+    for top in range(0, height, BAND_ROWS):
+        rows = min(BAND_ROWS, height - top)
+        begin, end = np.searchsorted(runs.starts, [top * width, (top + rows) * width])
+        labels = np.repeat(runs.values[begin:end].astype(np.int32), runs.lengths[begin:end])
+        yield labels.reshape(rows, width)
 
 
 def representation_of(prediction: Prediction, overrides: Settings) -> tuple[Representation, DecodeSettings]:
@@ -130,7 +171,18 @@ def representation_of(prediction: Prediction, overrides: Settings) -> tuple[Repr
             f"{prediction.maps.shape[0]} maps, but '{representation.name}' has {representation.channels}",
             "predict the image again",
         )
-    return representation, decode_settings(representation, prediction.representation.settings, overrides)
+    return representation, _settings_of(prediction, representation, overrides)
+
+
+def _settings_of(prediction: PredictionInfo, representation: Decodable, overrides: Settings) -> DecodeSettings:
+    """Settings of decoding: those of the prediction, which must be some of its representation, overridden."""
+    stored = prediction.representation.settings
+    try:
+        decode_settings(representation, stored)
+    except (TypeError, UsageError) as error:
+        problem = f"was predicted with settings that '{representation.name}' does not have"
+        raise InputError(prediction.source, problem, "upgrade cellkit, or predict the image again") from error
+    return decode_settings(representation, stored, overrides)
 
 
 def as_labels(prediction: PredictionInfo, instances: Instances) -> LabelImage:

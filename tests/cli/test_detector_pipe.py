@@ -246,6 +246,35 @@ def test_predictions_become_a_coco_file(cellkit, tmp_path, coco_truth, place):
     assert json.loads(done.text)["pooled"]["coco/segm/AP"] == 1
 
 
+@pytest.mark.parametrize("through", ["file", "stream"])
+def test_their_coco_file_scores_as_they_do(cellkit, tmp_path, coco_truth, through):
+    """Categories of the model by their names, boxes that are none of the masks, and an object without a pixel."""
+    found = prediction(categories=(1, 0, 0))
+    empty = coco_masks.encode(np.zeros(SHAPE, np.uint8, order="F"))["counts"]
+    found = dataclasses.replace(found, masks=(*found.masks[:2], empty), boxes=found.boxes + np.float32(0.3))
+    place = written(tmp_path / "a.h5", found)
+    stdin = streamed(found) if through == "stream" else b""
+    run(cellkit, "convert", "-" if through == "stream" else place, "-o", tmp_path / "a.json", stdin=stdin)
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert {entry["id"]: entry["name"] for entry in content["categories"]} == {1: "debris", 2: "cell"}
+    assert [entry["category_id"] for entry in content["annotations"]] == [2, 1, 1]
+    for counted in ("--categories", "--no-categories"):
+        direct, exported = (
+            json.loads(run(cellkit, "evaluate", coco_truth, file, "--json", counted).text)["pooled"]
+            for file in (place, tmp_path / "a.json")
+        )
+        assert exported == direct
+        assert 0 < direct["coco/segm/AP"] < 1
+
+
+def test_annotations_keep_their_categories(cellkit, tmp_path, coco_truth):
+    run(cellkit, "convert", coco_truth, "-o", tmp_path / "again.json")
+    again, before = (json.loads(path.read_text()) for path in (tmp_path / "again.json", coco_truth))
+    assert {entry["id"]: entry["name"] for entry in again["categories"]} == {number: n for n, number in IDS.items()}
+    for name in ("category_id", "bbox", "area", "segmentation"):
+        assert [entry[name] for entry in again["annotations"]] == [entry[name] for entry in before["annotations"]]
+
+
 LARGER = coco_masks.encode(np.asfortranarray(np.pad(discs()[2], 40), np.uint8))["counts"]
 
 

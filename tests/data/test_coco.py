@@ -145,6 +145,28 @@ def test_image_ids_and_categories_of_the_file(tmp_path):
     assert coco["b/c.png"].name == f"{tmp_path / 'truth.json'}: b/c.png"
 
 
+@pytest.mark.parametrize(
+    ("numbers", "expected", "names"),
+    [
+        ({"worm": 7, "cell": 3}, [3, 9, 3], {3: "cell", 9: "egg"}),
+        ({"nucleus": 1, "debris": 2}, [1, 2, 1], {1: "cell", 2: "egg"}),  # no name in common: ids are ids
+        ({}, [1, 2, 1], {1: "cell", 2: "egg"}),
+    ],
+)
+def test_categories_of_a_prediction_are_named_as_in_the_truth(tmp_path, numbers, expected, names):
+    entries = [annotation(1, category_id=1), annotation(2, category_id=2), annotation(3, category_id=1)]
+    coco = read_coco(put(tmp_path, entries, categories=("cell", "egg")), "prediction").named_as(numbers)
+    notes = coco["a.png"].read().annotations
+    assert notes.categories.tolist() == expected
+    assert (notes.names, coco.categories, notes.has_categories) == (names, names, True)
+
+
+def test_the_only_category_of_a_prediction_says_nothing(tmp_path):
+    coco = read_coco(put(tmp_path, [annotation(1)]), "prediction").named_as({"worm": 7})
+    assert not coco["a.png"].read().annotations.has_categories
+    assert read_coco(put(tmp_path, [annotation(1)]), "truth")["a.png"].read().annotations.has_categories
+
+
 def test_a_category_that_goes_without_saying(tmp_path):
     bare = annotation(1)
     del bare["category_id"]

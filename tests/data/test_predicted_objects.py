@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco_masks
 
 from cellkit.config import RepresentationSpec
-from cellkit.data.predicted_objects import counts_of_masks, detections_of, find_objects, is_objects, truth_of
-from cellkit.errors import InputError
+from cellkit.data.predicted_objects import (
+    counts_of_masks,
+    detections_of,
+    find_objects,
+    is_objects,
+    objects_in,
+    truth_of,
+)
+from cellkit.errors import InputError, NoInputError
 from cellkit.io.detections import ObjectPrediction, ObjectWriter
 
 SHAPE = (12, 16)
@@ -52,6 +61,7 @@ def test_categories_have_the_numbers_of_the_truth():
     notes = truth_of(prediction(("alive", "dead", "debris")), "a.h5", numbers=numbers).annotations
     assert notes.categories.tolist() == [18, 44, 47]
     assert notes.has_categories
+    assert notes.names == {44: "alive", 18: "dead", 47: "debris"}
     assert notes.categories[2] not in numbers.values()
 
 
@@ -82,3 +92,36 @@ def test_files_of_objects_are_found(tmp_path):
     assert ref.read(SHAPE).annotations.scores[0] == np.float32(0.9)
     with pytest.raises(InputError, match="a second prediction of a"):
         find_objects([tmp_path / "a.h5"] * 2)
+
+
+def test_objects_of_a_folder_of_nothing_else(tmp_path):
+    for key in ("b", "a"):
+        with ObjectWriter(tmp_path / f"{key}.h5") as writer:
+            writer.write(replace(prediction(), key=key))
+    (tmp_path / "failed.tsv").write_text("c\tc.png\tis empty\n")
+    found = objects_in(str(tmp_path))
+    assert [labels.prediction.key for labels in found.values()] == list(found) == ["a", "b"]
+    assert list(objects_in(str(tmp_path / "b.h5"))) == ["b"]
+    (tmp_path / "c.png").write_bytes(b"an image")
+    assert objects_in(str(tmp_path)) == objects_in(str(tmp_path / "c.png")) == {}
+
+
+def test_a_damaged_file_among_others_costs_itself(tmp_path):
+    with ObjectWriter(tmp_path / "a.h5") as writer:
+        writer.write(prediction())
+    (tmp_path / "b.h5").write_bytes((tmp_path / "a.h5").read_bytes()[:2000])
+    found = objects_in(str(tmp_path))
+    assert list(found) == ["a", "b"]
+    assert found["b"].name == str(tmp_path / "b.h5")
+    with pytest.raises(InputError, match=r"b\.h5: is truncated"):
+        found["b"].read()
+    with pytest.raises(InputError, match=r"b\.h5: is truncated"):
+        find_objects([tmp_path / "b.h5"])
+    assert objects_in(str(tmp_path / "b.h5")) == {}
+
+
+def test_a_file_without_an_image(tmp_path):
+    with ObjectWriter(tmp_path / "a.h5"):
+        pass
+    with pytest.raises(NoInputError, match=r"a\.h5: holds no image \(predict images into it\)"):
+        objects_in(str(tmp_path / "a.h5"))

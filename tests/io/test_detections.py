@@ -15,6 +15,7 @@ from cellkit.io.detections import (
     counts_of,
     kind_of,
     read_any_predictions,
+    read_each,
     read_object,
     read_objects,
     to_bytes,
@@ -89,7 +90,8 @@ def test_pycocotools_reads_the_masks(file):
 
 
 def test_a_member_of_a_stream_is_the_file():
-    (found,) = read_any_predictions(to_bytes(objects()), "a.h5")
+    ((key, found),) = read_any_predictions(to_bytes(objects()), "a.h5")
+    assert key == found.key
     assert_same(found, objects())
 
 
@@ -99,8 +101,8 @@ def test_files_of_both_kinds_are_told_apart(tmp_path, file):
     )
     with PredictionWriter(tmp_path / "m.h5") as writer:
         writer.write(maps)
-    assert [type(one) for one in read_any_predictions(tmp_path / "m.h5", "m")] == [Prediction]
-    assert [type(one) for one in read_any_predictions(file, "a")] == [ObjectPrediction] * 2
+    assert [type(one) for _, one in read_any_predictions(tmp_path / "m.h5", "m")] == [Prediction]
+    assert [type(one) for _, one in read_any_predictions(file, "a")] == [ObjectPrediction] * 2
     with pytest.raises(InputError, match="holds instances, not maps"):
         list(read_predictions(file, "a.h5"))
     with pytest.raises(InputError, match=r"holds maps, not instances \(give a file that 'cellkit predict' wrote\)"):
@@ -150,6 +152,15 @@ def test_what_is_not_as_the_format_says(file, name):
         list(read_objects(file, "a.h5"))
     assert str(error.value).startswith(f"a.h5: {text}")
     assert str(error.value).endswith(AGAIN)
+
+
+def test_an_image_that_is_damaged_costs_itself(file):
+    with h5py.File(file, "r+") as root:
+        del root["b"]["masks"]
+    (key, error), (other, found) = read_each(file, "a.h5")
+    assert (key, other) == ("b", "a")
+    assert str(error) == f"a.h5: 'b' has no masks {AGAIN}"
+    assert_same(found, objects("a", 0))
 
 
 def test_newer_truncated_and_foreign_files(file, tmp_path):

@@ -12,7 +12,7 @@ from cellkit.config import RepresentationSpec
 from cellkit.errors import InputError, OutputError, UsageError
 from cellkit.io import maps as maps_module
 from cellkit.io.labels import read_history
-from cellkit.io.maps import LazyMaps, Prediction, PredictionWriter, read_predictions, to_bytes
+from cellkit.io.maps import LazyMaps, Prediction, PredictionWriter, read_each, read_predictions, to_bytes
 from cellkit.provenance import Record
 
 HISTORY = (Record(verb="predict", arguments={"tile": 256}, model="nuclei", model_digest="cd", input_digest="ab"),)
@@ -326,6 +326,21 @@ def test_what_is_no_prediction_is_one_line(name):
     with pytest.raises(InputError) as caught:
         list(read_predictions(changed(change), "in.h5"))
     assert str(caught.value) == f"in.h5: {text}"
+
+
+def test_an_image_that_is_damaged_costs_itself(tmp_path):
+    items = [prediction(key=key) for key in "abc"]
+    with PredictionWriter(tmp_path / "m.h5") as writer:
+        for item in items:
+            writer.write(item)
+    with h5py.File(tmp_path / "m.h5", "r+") as root:
+        del root["b"].attrs["scale"]
+    found = dict(read_each(tmp_path / "m.h5", "m.h5"))
+    assert list(found) == ["a", "b", "c"]
+    assert str(found["b"]).startswith("m.h5: 'b' does not say the shape of its source and its scale (")
+    np.testing.assert_array_equal(found["c"].maps[:, :, :], items[2].maps)
+    with pytest.raises(InputError, match="'b' does not say"):
+        list(read_predictions(tmp_path / "m.h5", "m.h5"))
 
 
 def test_a_key_that_leaves_the_folder():

@@ -1,10 +1,12 @@
 import importlib.util
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as run_lengths
+from scipy.ndimage import label
 
 from cellkit.config import DetectSettings, Preprocessing
 from cellkit.data.layouts import find_pairs
@@ -13,7 +15,7 @@ from cellkit.networks.detector import Detector
 from cellkit.ops.detections import Detections
 from cellkit.ops.run_lengths import runs_of_labels
 from cellkit.stages import detection_validation
-from cellkit.stages.detection_validation import DetectionValidation, objects_on, padded
+from cellkit.stages.detection_validation import DetectionValidation, objects_on
 
 SPEC_OF_SCENES = importlib.util.spec_from_file_location(
     "detection_scenes", Path(__file__).with_name("detection_scenes.py")
@@ -102,13 +104,30 @@ def test_images_are_scored_at_the_scale_of_the_network(tmp_path):
     assert held.truth.pixels.tolist() == [18 * 21]
 
 
-def test_of_a_large_image_the_middle_is_scored(tmp_path, monkeypatch):
-    monkeypatch.setattr(detection_validation, "LARGEST", 32)
-    pairs = find_pairs(str(write_folder(tmp_path, counts=(9,)))).pairs
-    (held,) = DetectionValidation(pairs, GREY, DetectSettings(), ("cell",), CPU).held
-    labels = blobs(9)[0][16:48, 16:48]
-    assert held.pixels.shape == (3, 32, 32)
-    assert sorted(held.truth.pixels.tolist()) == sorted(np.unique(labels, return_counts=True)[1][1:].tolist())
+def bright(network, images, settings, shapes):
+    """Finds the bright blobs that a tile shows, cut by its edge where they reach over it."""
+    ((height, width),) = shapes
+    labels = label(images[0, 0, :height, :width].numpy() > images[0, 0, :height, :width].numpy().mean())[0]
+    return [found(labels, [0.9] * labels.max(), [0] * labels.max())]
+
+
+def test_all_of_a_large_image_is_scored(tmp_path, monkeypatch):
+    labels = np.zeros((200, 260), np.uint8)
+    for number, (y, x) in enumerate(((y, x) for y in range(4, 190, 24) for x in range(6, 250, 25)), 1):
+        labels[y : y + 14, x : x + 12] = number
+    for part, values in (("images", np.where(labels > 0, 220, 20)), ("labels", labels)):
+        (tmp_path / part).mkdir()
+        iio.imwrite(tmp_path / part / "a.png", values.astype(np.uint8))
+    monkeypatch.setattr(detection_validation, "LARGEST", 128)
+    monkeypatch.setattr(detection_validation, "tile_overlap", lambda detector: 32)
+    seen = []
+    monkeypatch.setattr(detection_validation, "detect", lambda *a: seen.append(a[1].shape) or bright(*a))
+    validate = DetectionValidation(find_pairs(str(tmp_path)).pairs, GREY, DetectSettings(), ("cell",), CPU)
+    assert validate.held[0].pixels.shape == (3, 200, 260)
+    assert len(validate.held[0].truth) == labels.max() == 80
+    assert validate(Detector(PLAIN).eval())["coco/segm/AP"] == 1
+    assert len(seen) > 4
+    assert max(max(shape[2:]) for shape in seen) <= 128
 
 
 def test_no_object_at_all_is_no_number(tmp_path, told):
@@ -129,13 +148,19 @@ def test_objects_of_layers_keep_masks_and_categories():
     assert found.boxes.tolist() == expected
 
 
-def test_padding_is_the_ground_of_the_detector():
-    detector = Detector(PLAIN)
+def test_over_the_image_lies_the_ground_of_the_detector(tmp_path, monkeypatch):
+    write_folder(tmp_path, counts=(3,))
+    for part in ("images", "labels"):
+        iio.imwrite(tmp_path / part / "0.png", iio.imread(tmp_path / part / "0.png")[:30, :50])
+    detector = Detector(PLAIN).eval()
     detector.ground = torch.tensor([0.1, 0.2, 0.3])[:, None, None]
-    whole = padded(detector, torch.ones(3, 30, 70))
-    assert whole.shape == (3, 32, 96)
-    assert bool((whole[:, :30, :70] == 1).all())
-    assert torch.equal(whole[:, 31, 95], torch.tensor([0.1, 0.2, 0.3]))
+    seen = []
+    monkeypatch.setattr(detection_validation, "detect", lambda *a: seen.append(a[1][0]) or bright(*a))
+    DetectionValidation(find_pairs(str(tmp_path)).pairs, GREY, DetectSettings(), ("cell",), CPU)(detector)
+    (whole,) = seen
+    assert whole.shape == (3, 32, 64)
+    assert torch.equal(whole[:, 31, 63], torch.tensor([0.1, 0.2, 0.3]))
+    assert torch.equal(whole[0, :30, :50], whole[2, :30, :50])
 
 
 def test_another_network_is_a_mistake_of_the_caller(tmp_path):
