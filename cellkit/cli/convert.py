@@ -26,6 +26,8 @@ def convert(
 
     Outlines go along the edges of pixels, so that filling them gives the same pixels; drawn ones take the pixels whose
     centres they enclose. Where a format cannot hold overlapping cells, a warning says how many pixels are lost.
+    Of what a detector predicted, label images, Cellpose's files and the challenge's get the cells of 'postprocess', the
+    other formats all objects; COCO keeps their categories, scores and boxes.
 
     --keep-fraction makes sparse labels from full ones: a part of all cells of all images together, the same for the
     same seed, and of a smaller part a part of a larger. The pixels of the other cells become -1, background stays 0.

@@ -20,7 +20,9 @@ Image: TypeAlias = Annotated[
 Labels: TypeAlias = Annotated[
     str | None,
     typer.Argument(
-        metavar="LABELS", help="Its cells: label files or a dataset, or - for a tar stream.", show_default=False
+        metavar="LABELS",
+        help="Its cells: label files, a dataset, objects of a detector, or - for a tar stream.",
+        show_default=False,
     ),
 ]
 Picture: TypeAlias = Annotated[
