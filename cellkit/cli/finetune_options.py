@@ -62,7 +62,7 @@ Fraction: TypeAlias = Annotated[
     ),
 ]
 Draw: TypeAlias = Annotated[
-    int, typer.Option("--draw", metavar="SEED", help="Seed of the draw of --shots or --fraction.")
+    int, typer.Option("--draw", metavar="SEED", help="Seed of the draw of --shots or --fraction.", min=0)
 ]
 Steps: TypeAlias = Annotated[int, typer.Option("--steps", metavar="N", help="Gradient steps.", min=1)]
 Diameter: TypeAlias = Annotated[

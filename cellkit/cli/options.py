@@ -72,7 +72,7 @@ Device: TypeAlias = Annotated[
     ),
 ]
 Precision: TypeAlias = Annotated[PrecisionName, typer.Option("--precision", help="Arithmetic of the network.")]
-Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of all that is random.")]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of all that is random.", min=0)]
 Workers: TypeAlias = Annotated[
     int,
     typer.Option("--workers", "-j", metavar="N", help="Threads that read, decode and write beside the network.", min=0),

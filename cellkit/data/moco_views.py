@@ -316,6 +316,8 @@ def _column(numbers: Sequence[float] | NDArray[np.float64], images: Tensor) -> T
 def blurred_by(images: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Gaussian blurs of the standard deviations (0: none) in pixels; borders are repeated.
 
+    Each kernel ends at its own tails, so that a view does not depend on what else is in the batch.
+
     Args:
         images: (B, C, h, w) float32.
         sigmas: B.
@@ -330,7 +332,7 @@ def blurred_by(images: Tensor, sigmas: Sequence[float]) -> Tensor:
     reach = math.ceil(TAILS * max(sigmas))
     steps = torch.arange(-reach, reach + 1, dtype=torch.float64)
     widths = torch.tensor([sigmas[index] for index in chosen], dtype=torch.float64)
-    weights = torch.exp(-0.5 * (steps / widths[:, None]).square())
+    weights = torch.exp(-0.5 * (steps / widths[:, None]).square()) * (steps.abs() <= (TAILS * widths).ceil()[:, None])
     weights = (weights / weights.sum(1, keepdim=True)).float().to(images.device)  # (N, 2 reach + 1)
     some = images.index_select(0, picked)
     count, channels, height, width = some.shape

@@ -13,7 +13,8 @@ default; or the backbone is frozen (V): ``freeze_trunk``. Then the statistics of
 there: how both penalty and loss are weighed (``sp_strength``; alpha is ``sp_balance``), the length of the tasks, and
 what goes on from round to round: here each task has an optimiser of its own, whose moments it keeps, as are projection
 and queue, while the key encoder begins each round as the encoder is then. The two squared norms of eq. 7 are over the
-same weights, all of the encoder that are trained, as it stands there; Li et al. put the second on new layers alone.
+same weights, all of the encoder that are trained, as it stands there; Li et al. put the second on new layers alone. The
+weight decay of the run stays beside them, as the warm-up needs it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed
 
-from cellkit.engine.distributed import world_size
+from cellkit.engine.distributed import is_main, world_size
 
 MOST = 4096  # keys; CUPre's 9,666 images would be 7 times in the 65,536 of ImageNet, each a false negative of itself
 
@@ -60,7 +60,7 @@ class KeyQueue:
 def queue_size(images: int, batch: int, wanted: int | None = None) -> int:
     """How many keys are kept: a multiple of the batch, and no more than there are images.
 
-    Says where it is another number than was wanted, or where not even one batch of images is there.
+    The first process says where it is another number than was wanted, or where not even one batch of images is there.
 
     Args:
         images: different ones.
@@ -69,9 +69,10 @@ def queue_size(images: int, batch: int, wanted: int | None = None) -> int:
     """
     whole = min(MOST, images // 2) if wanted is None else min(wanted, images)
     size = max(batch, whole - whole % batch)
-    if size > images:
-        log.warning("%d images are fewer than a batch of %d: a query is told from its own image, too", images, batch)
-    if wanted is not None and size != wanted:
+    if size > images and is_main():
+        counted = "1 image is" if images == 1 else f"{images} images are"
+        log.warning("%s fewer than a batch of %d: a query is told from its own image, too", counted, batch)
+    if wanted is not None and size != wanted and is_main():
         log.warning(
             "a queue of %d is taken, not of %d: there are %d images in batches of %d", size, wanted, images, batch
         )

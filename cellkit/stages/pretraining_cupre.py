@@ -1,27 +1,32 @@
 """pretrain --method cupre: labelled images of one kind and unlabelled ones of another -> a model to be fine-tuned.
 
 Alternate multi-task pre-training (CUPre, section III): see ``methods.cupre``. The labelled images, COCO in the paper,
-are divided into as many parts as there are rounds, by the seed; every unlabelled image is in every round. Everything
-about the labelled task, network and schedule included, is as if it were learned alone, by ``pretrain`` for maps or by
-``pretrain --method detection``.
+are divided into as many parts as there are rounds, by the seed, so that each part shows objects; every unlabelled image
+is in every round. Everything about the labelled task, network and schedule included, is as if it were learned alone, by
+``pretrain`` for maps or by ``pretrain --method detection``.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 from torch import nn
 
 from cellkit.config import JsonValue, NetworkSpec, Spec
+from cellkit.data.detection import DetectionSet
 from cellkit.data.layouts import Pair
 from cellkit.data.moco_views import ViewSettings
+from cellkit.data.training import TrainingSet
 from cellkit.engine import Device, FitResult
+from cellkit.engine.distributed import is_main, world_size
 from cellkit.engine.method import Method
-from cellkit.errors import NoInputError
+from cellkit.errors import NoInputError, UsageError
 from cellkit.io.sources import Source
 from cellkit.methods.cupre import Cupre, Tasks
 from cellkit.methods.cupre_settings import CupreSettings
@@ -34,6 +39,11 @@ from cellkit.stages.pretraining import Recipe, SupervisedRecipe, Task, named, tr
 from cellkit.stages.pretraining_detection import DetectionRecipe, detection_set
 from cellkit.stages.pretraining_moco import view_set
 from cellkit.stages.pretraining_unlabelled import named_source
+
+LabelledImages: TypeAlias = TrainingSet | DetectionSet
+Images = TypeVar("Images", TrainingSet, DetectionSet)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +109,34 @@ class CupreRecipe(Recipe):
         return self
 
 
-def parts_of(pairs: Sequence[Pair], rounds: int, seed: int) -> list[list[Pair]]:
+def parts_of(shows: Sequence[bool], rounds: int, seed: int) -> list[list[int]]:
     """Labelled images in as many parts as there are rounds, of equal size but for one image, by the seed.
 
-    Fewer images than rounds are parts of one image each, which then come again.
+    Each part has an image with an object, where any has: images with objects are dealt out first. Fewer of them than
+    rounds are as many parts, which then come again.
+
+    Args:
+        shows: of each image, whether there is an object on it.
+        rounds: that there are.
+        seed: equal seeds give equal parts.
+
+    Returns:
+        The places in ``shows`` of the images of each part.
     """
-    order = np.random.default_rng(seed).permutation(len(pairs))
-    count = min(rounds, len(pairs))
-    return [[pairs[index] for index in order[part::count]] for part in range(count)]
+    order = np.random.default_rng(seed).permutation(len(shows)).tolist()
+    first = [index for index in order if shows[index]]
+    dealt = first + [index for index in order if not shows[index]]
+    count = min(rounds, len(first) or len(dealt))
+    return [dealt[part::count] for part in range(count)]
+
+
+def only(images: Images, places: Sequence[int]) -> Images:
+    """Some of the labelled images, which are not read or kept a second time."""
+    some = copy.copy(images)
+    some.pairs = tuple(images.pairs[place] for place in places)
+    some.kept = [images.kept[place] for place in places]
+    some.scenes = [images.scenes[place] for place in places]
+    return some
 
 
 def pretrain_cupre(
@@ -134,22 +164,23 @@ def pretrain_cupre(
         How training ended, or None: the output was there and up to date.
 
     Raises:
-        UsageError: files of a run with other settings are there, or nothing of the encoder is left to learn.
-        NoInputError: there is no labelled image, or no image shows anything.
+        UsageError: files of a run with other settings are there, nothing of the encoder is left to learn, or the
+            processes cannot share a batch equally.
+        NoInputError: there is no labelled image, none for a detector shows an object, or no other shows anything.
         InputError: an image or its labels cannot be read.
         ModelError: nothing of the base fits.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
     """
     if not pairs:
         raise NoInputError("--labelled", "there is no labelled image", "give a folder with images and labels")
+    _check_batches(recipe)
     chosen = recipe.fitting(pairs)
 
     def task(network: nn.Module) -> Task:
         settings, seed = chosen.cupre, chosen.fit.seed
         views = view_set(sources, chosen.preprocessing, chosen.views, device)
         unlabelled = MoCo(network, views, chosen.moco, batch=settings.contrast_batch, seed=seed)
-        parts = parts_of(pairs, settings.rounds, seed)
-        labelled = [_labelled(network, part, chosen.labelled, device) for part in parts]
+        labelled = _labelled(network, pairs, chosen, device)
         method = Cupre(Tasks(unlabelled=unlabelled, labelled=labelled), settings.plan(chosen.fit.steps), settings)
         return Task(method=method, card=_card(chosen.labelled))
 
@@ -164,18 +195,44 @@ def pretrain_cupre(
     return train(chosen, (record,), task, device, output, overwrite=overwrite, quiet=quiet)
 
 
-def _labelled(
-    network: nn.Module, pairs: Sequence[Pair], recipe: SupervisedRecipe | DetectionRecipe, device: Device
-) -> Method[Any]:
-    batch, seed = recipe.model.batch, recipe.fit.seed
-    if isinstance(recipe, SupervisedRecipe):
-        representation = recipe.representation
-        data = training_set(pairs, recipe.preprocessing, representation, recipe.augmentation, device)
-        return Supervised(network, representation, data, batch=batch, seed=seed)
+def _check_batches(recipe: CupreRecipe) -> None:
+    """Refuse at the start what would otherwise end a run when the task has its first turn."""
+    batches = {"batch": recipe.model.batch, "contrast_batch": recipe.cupre.contrast_batch}
+    for name, batch in batches.items():
+        if batch % world_size():
+            problem = f"{batch} crops cannot be shared by {world_size()} processes"
+            raise UsageError(name, problem, f"give a multiple of {world_size()}")
+
+
+def _labelled(network: nn.Module, pairs: Sequence[Pair], recipe: CupreRecipe, device: Device) -> list[Method[Any]]:
+    """The labelled task on each part of its images, which are read once and share what may be kept of them."""
+    task, seed = recipe.labelled, recipe.fit.seed
+    if isinstance(task, SupervisedRecipe):
+        data = training_set(pairs, task.preprocessing, task.representation, task.augmentation, device)
+        return [
+            Supervised(network, task.representation, only(data, part), batch=task.model.batch, seed=seed)
+            for part in _parts(data, recipe)
+        ]
     if not isinstance(network, Detector):
         raise TypeError(f"the recipe asks for a detector, not for {type(network).__name__}")
-    objects = detection_set(pairs, recipe.preprocessing, recipe.augmentation, network, recipe.names, device)
-    return Detection(network, objects, recipe.detection, batch=batch, seed=seed)
+    try:
+        objects = detection_set(pairs, task.preprocessing, task.augmentation, network, task.names, device)
+    except NoInputError as error:
+        raise NoInputError("--labelled", error.problem, error.repair) from error
+    return [
+        Detection(network, only(objects, part), task.detection, batch=task.model.batch, seed=seed)
+        for part in _parts(objects, recipe)
+    ]
+
+
+def _parts(images: LabelledImages, recipe: CupreRecipe) -> list[list[int]]:
+    """See :func:`parts_of`; says where rounds share a part."""
+    shows = [len(scene.centres) > 0 for scene in images.scenes]
+    parts = parts_of(shows, recipe.cupre.rounds, recipe.fit.seed)
+    if len(parts) < recipe.cupre.rounds and is_main():
+        words = "fewer labelled images show objects (%d) than there are rounds (%d): parts of them come again"
+        log.warning(words, sum(shows), recipe.cupre.rounds)
+    return parts
 
 
 def _card(recipe: SupervisedRecipe | DetectionRecipe) -> dict[str, JsonValue]:

@@ -40,7 +40,7 @@ from cellkit.networks.detector import Detector
 from cellkit.networks.detector_spec import DetectorSpec, TrunkName
 from cellkit.representations.boxes import BOXES, BoxesSettings
 from cellkit.stages.detection_validation import CHOICE, DetectionValidation
-from cellkit.stages.detector_weights import adopt
+from cellkit.stages.detector_weights import adopt, categories_of
 from cellkit.stages.model import decode_settings
 from cellkit.stages.pretraining import Recipe, Task, loading_of, named, train
 
@@ -191,11 +191,17 @@ class DetectionRecipe(Recipe):
     def fitting(self, pairs: Sequence[Pair], held: Sequence[Pair] = ()) -> DetectionRecipe:
         """With the categories and the anchors of the images.
 
+        Categories that a base tells apart, too, keep its order, which says what its layers have learned.
+
         Raises:
             InputError: an annotation cannot be read.
             NoInputError: the objects shall tell the anchors, and there is none.
+            ModelError: there is no such base, or it cannot be read.
         """
         names = (CELL,) if self.detector.categories == "one" else category_names((*pairs, *held))
+        if self.model.init is not None:
+            theirs = categories_of(load_checkpoint(model_path(self.model.init)))
+            names = theirs if sorted(theirs) == sorted(names) else names
         return replace(self, names=names, detector=self.detector.fitting(pairs, self.preprocessing, names))
 
 

@@ -250,8 +250,15 @@ def test_blur_equals_a_literal_convolution_and_leaves_the_others_alone():
     assert torch.equal(found[0], images[0])
     for index, sigma in ((1, 1.3), (2, 0.5)):
         for channel in range(2):
-            literal = _literal_blur(images[index, channel].double().numpy(), sigma, reach=4)
+            literal = _literal_blur(images[index, channel].double().numpy(), sigma, reach=math.ceil(3 * sigma))
             np.testing.assert_allclose(found[index, channel].numpy(), literal, atol=1e-6)
+
+
+def test_a_blur_does_not_depend_on_those_of_other_views():
+    images = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    together = blurred_by(images, [0.4, 2.0, 1.0])
+    for index, sigma in enumerate((0.4, 2.0, 1.0)):
+        torch.testing.assert_close(blurred_by(images[index, None], [sigma])[0], together[index], rtol=0, atol=1e-6)
 
 
 def _literal_blur(image, sigma, reach):

@@ -77,6 +77,7 @@ def test_it_has_half_as_many_keys_as_there_are_images_and_whole_batches(caplog, 
     [
         (1000, 32, 65_536, 992, "a queue of 992 is taken, not of 65536: there are 1000 images in batches of 32"),
         (1000, 32, 100, 96, "a queue of 96 is taken, not of 100: there are 1000 images in batches of 32"),
+        (1, 32, None, 32, "1 image is fewer than a batch of 32: a query is told from its own image, too"),
         (20, 32, None, 32, "20 images are fewer than a batch of 32: a query is told from its own image, too"),
     ],
 )
@@ -84,6 +85,13 @@ def test_another_number_than_was_wanted_is_said(caplog, images, batch, wanted, s
     with caplog.at_level(logging.WARNING, logger="cellkit"):
         assert queue_size(images, batch, wanted) == size
     assert caplog.messages == [said]
+
+
+def test_another_number_is_said_by_the_first_process_alone(caplog, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert (queue_size(1000, 32, 100), queue_size(20, 32)) == (96, 32)
+    assert not caplog.records
 
 
 def test_keys_of_one_process_are_all_there_are():

@@ -140,6 +140,17 @@ def test_a_base_gives_what_fits(tmp_path, pairs, kinds, caplog):
         recipe(model={"init": "nuclei"}).fitting(kinds).initial()
 
 
+def test_categories_of_a_base_keep_its_order(tmp_path, kinds):
+    base, part = tmp_path / "base.ckpt", "roi_heads.box_predictor.0.cls_score.weight"
+    run(kinds, base, recipe(steps=1))
+    others = find_pairs(str(scenes.write_coco(tmp_path / "others", ("worm", "egg")))).pairs
+    chosen = recipe(model={"init": str(base)}).fitting(others)
+    assert (recipe().fitting(others).names, chosen.names) == (("worm", "egg"), ("egg", "worm"))
+    assert torch.equal(chosen.initial().state_dict()[part], load_checkpoint(base).weights[part])
+    fewer = find_pairs(str(scenes.write_coco(tmp_path / "fewer", ("worm",)))).pairs
+    assert recipe(model={"init": str(base)}).fitting(fewer).names == ("worm",)
+
+
 def test_the_rate_follows_the_batch():
     assert [rate_for(batch) for batch in (2, 4, 16, 32)] == pytest.approx([0.0025, 0.005, 0.02, 0.04])
 
