@@ -12,8 +12,18 @@ from scellseg_figure import HEADING, LEGEND, MARGIN, STYLE
 from cellkit.reports import plotting as p
 from cellkit.reports.markup import Html, join, number, tag
 
-OWN_STYLE = " .s7 { --c: #2f2f7f; } .band { fill: var(--c); opacity: .15; }"
-SERIES = 7  # of different colours
+COLOURS = {  # that differ for colour-blind eyes, too (Okabe and Ito 2008)
+    "scratch": "#6b6b6b",
+    "cells-moco": "#e69f00",
+    "coco": "#0072b2",
+    "coco++": "#56b4e9",
+    "cupre--": "#cc79a7",
+    "cupre": "#d55e00",
+    "cupre++": "#009e73",
+}
+OWN_STYLE = "".join(f" .s{place} {{ --c: {colour}; }}" for place, colour in enumerate(COLOURS.values(), 1))
+OWN_STYLE += " .band { fill: var(--c); opacity: .1; }"
+CAPITAL = 1.35  # width of a letter of the legend's names, most of them capital, over that of others
 
 
 def figure(points: Sequence[Point]) -> str:
@@ -50,18 +60,18 @@ def figure(points: Sequence[Point]) -> str:
 def _legend(known: Sequence[str], width: int) -> tuple[Html, int]:
     """Lines and names in rows, and the height they take."""
     parts, x, y = [], float(MARGIN), MARGIN + LEGEND // 2
-    for index, name in enumerate(known):
-        room = p.SWATCH + p.LETTER * len(NAMES[name])
+    for name in known:
+        room = p.SWATCH + CAPITAL * p.LETTER * len(NAMES[name])
         if x > MARGIN and x + room > width:
             x, y = float(MARGIN), y + LEGEND
-        parts.append(tag("path", d=f"M{number(x)} {y}h18", class_=f"line {_series(index)}"))
+        parts.append(tag("path", d=f"M{number(x)} {y}h18", class_=f"line {_series(name)}"))
         parts.append(tag("text", NAMES[name], x=x + 23, y=y + 4, class_="key"))
         x += room
     return join(parts), y + LEGEND
 
 
-def _series(index: int) -> str:
-    return f"s{index % SERIES + 1}"
+def _series(baseline: str) -> str:
+    return f"s{list(COLOURS).index(baseline) + 1}"
 
 
 def _panel(points: Sequence[Point], known: Sequence[str], heading: str, at: tuple[int, int]) -> Html:
@@ -71,7 +81,7 @@ def _panel(points: Sequence[Point], known: Sequence[str], heading: str, at: tupl
     courses = {name: _course([point for point in points if point.baseline == name]) for name in known}
     steps = p.count_axis("steps", max(point.step for point in points))
     frame = p.Frame(steps, _score_axis(points[0].metric, max(point.score for point in points)))
-    marks = [_drawn(frame, found, known.index(name)) for name, found in courses.items() if found]
+    marks = [_drawn(frame, found, name) for name, found in courses.items() if found]
     chart = p.chart(f"AP_{points[0].metric} with {heading} of the images", frame, marks)
     x, y = at
     placed = tag("svg", chart, x=x, y=y + HEADING, width=p.WIDTH, height=p.HEIGHT)
@@ -96,7 +106,7 @@ def _score_axis(metric: str, most: float) -> p.Axis:
     return p.Axis(f"AP_{metric} (%)", 0.0, steps * 0.1, ticks)
 
 
-def _drawn(frame: p.Frame, found: dict[int, list[float]], index: int) -> Html:
+def _drawn(frame: p.Frame, found: dict[int, list[float]], baseline: str) -> Html:
     across = frame.across(np.array(list(found), np.float64)).tolist()
     mean = np.array([np.mean(scores) for scores in found.values()])
     spread = np.array([np.std(scores, ddof=1) if len(scores) > 1 else 0.0 for scores in found.values()])
@@ -104,9 +114,9 @@ def _drawn(frame: p.Frame, found: dict[int, list[float]], index: int) -> Html:
     if spread.any():
         low, high = frame.down(mean - spread).tolist(), frame.down(np.minimum(mean + spread, 1)).tolist()
         around = [*zip(across, low, strict=True), *list(zip(across, high, strict=True))[::-1]]
-        parts.append(tag("path", d=f"M{_path(around)}Z", class_=f"band {_series(index)}"))
+        parts.append(tag("path", d=f"M{_path(around)}Z", class_=f"band {_series(baseline)}"))
     line = _path(list(zip(across, frame.down(mean).tolist(), strict=True)))
-    parts.append(tag("path", d=f"M{line}", class_=f"line {_series(index)}"))
+    parts.append(tag("path", d=f"M{line}", class_=f"line {_series(baseline)}"))
     return join(parts)
 
 
