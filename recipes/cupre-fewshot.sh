@@ -46,9 +46,11 @@
 #   DEVICE=auto PRECISION=auto
 #   KEEP=               yes: tuned models and predictions stay; no: they go when they are scored
 #   PYTHON=python       one that has cellkit
-# On two CPU cores e.g. DETECTOR="trunk=resnet-tiny width=16 pyramid=32 hidden=64 box_convs=1 mask_convs=1
-# anchor_set=livecell" CROP=128 VIEW=64 BATCH=2 COCO_STEPS=300 MOCO_STEPS=200 MOCO_LR=0.03 AMT_STEPS=200 ROUNDS=4
-# TUNE_STEPS=100 FRACTIONS="0.05 0.2".
+# On two CPU cores, in about an hour and a half: FRACTIONS="0.05 0.2" TRAIN=100 TEST=30 CROP=128 VIEW=64 MOCO_BATCH=32
+# VALIDATE_EVERY=100 DETECTOR="trunk=resnet-tiny width=16 pyramid=32 hidden=64 box_convs=1 mask_convs=2 norm=group-norm
+# head_norm=group-norm anchor_sizes=8,16,32,64,128" COCO_STEPS=900 COCO_LR=2e-3 MOCO_STEPS=600 MOCO_LR=1e-3
+# AMT_STEPS=900 AMT_LR=1e-3 ROUNDS=4 TUNE_STEPS=400 TUNE_LR=2e-3, and in COCO_, MOCO_, AMT_ and TUNE_SETTINGS
+# "optimiser=adam schedule=cosine".
 set -euo pipefail
 if (($# < 4)); then
     sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from cellkit.errors import LockedError, OutputError
@@ -131,19 +132,34 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> AbstractContextManager[None]:
     """Keep other runs out of a folder; a killed run leaves no lock behind, since the system releases it.
 
     Raises:
         LockedError: another run is writing into the folder.
         OutputError: the folder cannot be written in.
     """
-    path = folder / LOCK_NAME
+    busy = LockedError(folder, "another run is writing into this folder", "wait for it to end")
+    return _locked(folder / LOCK_NAME, folder, busy)
+
+
+def lock_file(path: Path) -> AbstractContextManager[None]:
+    """As :func:`lock`, for one file that is to be written; others may be written beside it.
+
+    Raises:
+        LockedError: another run is making the file.
+        OutputError: its folder cannot be written in.
+    """
+    busy = LockedError(path, "another run is making it", "wait for it to end, or choose another -o")
+    return _locked(path.with_name(f".{path.name}.lock"), path, busy)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, output: Path, busy: LockedError) -> Iterator[None]:
     try:
-        descriptor = _acquire(path)
+        descriptor = _acquire(path, output, busy)
     except OSError as error:
-        raise output_error(folder, error) from error
+        raise output_error(output, error) from error
     try:
         yield
     finally:
@@ -152,7 +168,7 @@ def lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, output: Path, busy: LockedError) -> int:
     """Open and lock the file; once more if its last holder removed it in between."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -162,10 +178,10 @@ def _acquire(path: Path) -> int:
                 return descriptor
         except BlockingIOError as error:
             os.close(descriptor)
-            raise LockedError(path.parent, "another run is writing into this folder", "wait for it to end") from error
+            raise busy from error
         except OSError as error:
             if error.errno in _NO_LOCKS:
-                log.warning("%s: this file system has no locks; let only one run write here", path.parent)
+                log.warning("%s: this file system has no locks; let only one run write here", output)
                 return descriptor
             os.close(descriptor)
             raise

@@ -107,33 +107,35 @@ def adapt(
         InputError: an image or its labels cannot be read.
         ModelError: the base cannot be used.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
+        LockedError: another run makes this checkpoint.
     """
     Share(recipe.model.batch, distributed.rank(), distributed.world_size())  # refused before anything is read
     init = recipe.model.init
     base = None if init is None else load_checkpoint(model_path(init))
     history = (*(() if base is None else base.history), _record(domains, recipe))
     files = TrainingFiles(output=output)
-    if not overwrite and files.is_done(history):
-        return None
-    resume = None if overwrite else files.state(history)
-    set_seed(recipe.fit.seed)
-    run = _Run(domains, recipe, device, base)
-    validate = run.validation(watch, resume)
-    result = fit(
-        run.method,
-        recipe.fit,
-        device,
-        files=files.run,
-        save=Writer(model=run.checkpoint(history), half=recipe.model.half, split=run.method.split).save,
-        resume=resume,
-        validate=validate,
-        score=None if validate is None else validate.score,
-        quiet=quiet,
-    )
-    if result.finished and distributed.is_main():
-        save_checkpoint(output, load_checkpoint(files.finished()), half=recipe.model.half)
-        files.best.unlink()
-    return result if domains.held else replace(result, best_score=None)
+    with files.claimed():
+        if not overwrite and files.is_done(history):
+            return None
+        resume = None if overwrite else files.state(history)
+        set_seed(recipe.fit.seed)
+        run = _Run(domains, recipe, device, base)
+        validate = run.validation(watch, resume)
+        result = fit(
+            run.method,
+            recipe.fit,
+            device,
+            files=files.run,
+            save=Writer(model=run.checkpoint(history), half=recipe.model.half, split=run.method.split).save,
+            resume=resume,
+            validate=validate,
+            score=None if validate is None else validate.score,
+            quiet=quiet,
+        )
+        if result.finished and distributed.is_main():
+            save_checkpoint(output, load_checkpoint(files.finished()), half=recipe.model.half)
+            files.best.unlink()
+        return result if domains.held else replace(result, best_score=None)
 
 
 class _Run:

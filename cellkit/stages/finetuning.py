@@ -58,25 +58,27 @@ def finetune(
         UsageError: files of a run with other settings are there.
         ModelError: the base cannot be read, or not tuned this way.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
+        LockedError: another run makes this checkpoint.
     """
     guard = guard or Guard()
     files = TrainingFiles(output=output)
     kind = DetectorTuner if isinstance(recipe, DetectorRecipe) else Tuner
     tuner = kind(material, recipe, device, quiet=quiet)
     history = tuner.history(leave_one_out=guard.leave_one_out, keep_better=guard.keep_better)
-    if not overwrite and files.is_done(history):
-        return None
-    result = tuner.train(material.shots, files, history, overwrite=overwrite)
-    if not (result.finished and distributed.is_main()):
-        return Tuned(result=result)
-    tuned = tuner.tuned(material.shots, files)
-    found = check(tuner, tuned, files, guard, overwrite=overwrite)
-    kept = guard.keep_better and found is not None and found.is_worse
-    chosen = replace(tuner.untuned(), history=history) if kept else tuned
-    save_checkpoint(output, replace(chosen, card=_card(tuner, found, kept)), half=recipe.tuning.half)
-    files.best.unlink()
-    remove_rounds(tuner, files)
-    return Tuned(result=result, check=found, kept_base=kept)
+    with files.claimed():
+        if not overwrite and files.is_done(history):
+            return None
+        result = tuner.train(material.shots, files, history, overwrite=overwrite)
+        if not (result.finished and distributed.is_main()):
+            return Tuned(result=result)
+        tuned = tuner.tuned(material.shots, files)
+        found = check(tuner, tuned, files, guard, overwrite=overwrite)
+        kept = guard.keep_better and found is not None and found.is_worse
+        chosen = replace(tuner.untuned(), history=history) if kept else tuned
+        save_checkpoint(output, replace(chosen, card=_card(tuner, found, kept)), half=recipe.tuning.half)
+        files.best.unlink()
+        remove_rounds(tuner, files)
+        return Tuned(result=result, check=found, kept_base=kept)
 
 
 def _card(tuner: Tuner, found: Check | None, kept: bool) -> dict[str, JsonValue]:

@@ -152,6 +152,7 @@ def meta_train(
         NoInputError: a source without cells.
         ModelError: the network has not what the method asks of it.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
+        LockedError: another run makes this checkpoint.
     """
     if device.precision == "fp16":
         raise UsageError("--precision", "fp16 is too coarse for steps without scaled losses", "use bf16 or fp32")

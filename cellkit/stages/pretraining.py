@@ -187,6 +187,7 @@ def pretrain(
     Raises:
         UsageError: files of a run with other settings are there.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
+        LockedError: another run makes this checkpoint.
     """
     record = recipe.record([named(pair) for pair in pairs], [named(pair) for pair in held])
     weights = None
@@ -234,30 +235,31 @@ def train(
         See :func:`pretrain`; errors, too.
     """
     files = TrainingFiles(output=output)
-    if not overwrite and files.is_done(history):
-        return None
-    resume = None if overwrite else files.state(history)
-    set_seed(recipe.fit.seed)
-    spec = recipe.network
-    network = prepare(recipe.initial(), device).train()
-    made = task(network)
-    result = fit(
-        made.method,
-        recipe.fit,
-        device,
-        files=files.run,
-        save=Writer(model=_untrained(spec, recipe, history, made.card), half=recipe.model.half).save,
-        resume=resume,
-        validate=made.validate,
-        score=made.score if made.validate else None,
-        quiet=quiet,
-    )
-    if result.finished and distributed.is_main():
-        best = load_checkpoint(files.finished())
-        network.load_state_dict(best.weights)
-        save_checkpoint(output, replace(best, contrast=made.contrast(network)), half=recipe.model.half)
-        files.best.unlink()
-    return result
+    with files.claimed():
+        if not overwrite and files.is_done(history):
+            return None
+        resume = None if overwrite else files.state(history)
+        set_seed(recipe.fit.seed)
+        spec = recipe.network
+        network = prepare(recipe.initial(), device).train()
+        made = task(network)
+        result = fit(
+            made.method,
+            recipe.fit,
+            device,
+            files=files.run,
+            save=Writer(model=_untrained(spec, recipe, history, made.card), half=recipe.model.half).save,
+            resume=resume,
+            validate=made.validate,
+            score=made.score if made.validate else None,
+            quiet=quiet,
+        )
+        if result.finished and distributed.is_main():
+            best = load_checkpoint(files.finished())
+            network.load_state_dict(best.weights)
+            save_checkpoint(output, replace(best, contrast=made.contrast(network)), half=recipe.model.half)
+            files.best.unlink()
+        return result
 
 
 def named(pair: Pair) -> str:

@@ -170,6 +170,7 @@ def pretrain_cupre(
         InputError: an image or its labels cannot be read.
         ModelError: nothing of the base fits.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
+        LockedError: another run makes this checkpoint.
     """
     if not pairs:
         raise NoInputError("--labelled", "there is no labelled image", "give a folder with images and labels")

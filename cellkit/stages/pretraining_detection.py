@@ -235,6 +235,7 @@ def pretrain_detection(
         InputError: an image or its annotation cannot be read.
         ModelError: nothing of the base fits.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
+        LockedError: another run makes this checkpoint.
     """
     chosen = recipe.fitting(pairs, held)
 

@@ -159,6 +159,7 @@ def pretrain_moco(
         InputError: an image cannot be read.
         ModelError: nothing of the base fits.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
+        LockedError: another run makes this checkpoint.
     """
 
     def task(network: nn.Module) -> Task:

@@ -163,6 +163,7 @@ def pretrain_unlabelled(
         NoInputError: no image shows anything.
         InputError: an image cannot be read.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
+        LockedError: another run makes this checkpoint.
     """
 
     def task(network: nn.Module) -> Task:

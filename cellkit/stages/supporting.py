@@ -189,6 +189,7 @@ def support(
         UsageError: files of a run with other settings are there, or the batch cannot be halved.
         InputError: an image or its labels cannot be read or do not fit.
         InterruptedRunError: SIGINT or SIGTERM after a clean save.
+        LockedError: another run makes this checkpoint.
     """
     base = None if recipe.model.init is None else load_checkpoint(model_path(recipe.model.init))
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from cellkit.engine import RunFiles
+from cellkit.engine import RunFiles, distributed
 from cellkit.errors import UsageError
+from cellkit.io.atomic import lock_file
 from cellkit.io.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from cellkit.provenance import History, Record
 
@@ -40,6 +42,15 @@ class TrainingFiles:
     def run(self) -> RunFiles:
         """As the training loop takes them."""
         return RunFiles(last=self.last, best=self.best, metrics=self.metrics)
+
+    def claimed(self) -> AbstractContextManager[None]:
+        """Inside, no other run makes this checkpoint; of several processes of one run the first sees to that.
+
+        Raises:
+            LockedError: another run makes it.
+            OutputError: its folder cannot be written in.
+        """
+        return lock_file(self.output) if distributed.is_main() else nullcontext()
 
     def is_done(self, history: History) -> bool:
         """Whether the output is there and up to date.

@@ -16,6 +16,7 @@ import torch
 
 from cellkit.cli.app import main
 from cellkit.cli.showing import SAMPLES
+from cellkit.io.atomic import lock_file
 from cellkit.io.checkpoints import load_checkpoint
 
 CORNERS = {"2cfa61bef6542dd3": (320, 140), "56d0da5b663ddd49": (260, 220), "356d9903d16074f1": (200, 180)}
@@ -136,6 +137,12 @@ def test_working_diameter_alone_is_an_assumption_that_is_said(cellkit, tmp_path,
     done = cellkit(*command(folders, tmp_path / "m.ckpt", "--set", "diameter=20", "--steps", 1))
     words = "cells of the target are taken to have 20 px, as the model wants them; --diameter says otherwise"
     assert done.err.splitlines()[0] == f"cellkit adapt: {words}"
+
+
+def test_two_runs_never_make_one_checkpoint(cellkit, tmp_path, folders):
+    with lock_file(tmp_path / "m.ckpt"):
+        done = cellkit(*command(folders, tmp_path / "m.ckpt", "-q"))
+    refused(done, 75, f"{tmp_path / 'm.ckpt'}: another run is making it (wait for it to end, or choose another -o)")
 
 
 def test_dry_run_names_the_images_of_each_part(cellkit, tmp_path, folders):

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 
+from cellkit.io.atomic import lock_file
 from cellkit.io.checkpoints import load_checkpoint, model_path
 
 TINY = ("--set", "crop=32", "--set", "batch=2", "--device", "cpu")
@@ -95,6 +96,14 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(cellkit, tmp_path, crop
     assert not parts.exists()
     assert cellkit(*tune(crops, base, parts, "-q", "--set", "save_every=2")).code == 0
     assert same_weights(whole, parts)
+
+
+def test_two_runs_never_make_one_checkpoint(cellkit, tmp_path, crops, base):
+    with lock_file(tmp_path / "m.ckpt"):
+        done = cellkit(*tune(crops, base, tmp_path / "m.ckpt"))
+    assert done.code == 75
+    assert f"{tmp_path / 'm.ckpt'}: another run is making it" in done.err
+    assert not list(tmp_path.glob("m.*"))
 
 
 @pytest.mark.parametrize("part", ["decoder", "head"])

@@ -14,6 +14,7 @@ import time
 import pytest
 import torch
 
+from cellkit.io.atomic import lock_file
 from cellkit.io.checkpoints import load_checkpoint
 
 TINY = ("--set", "widths=4,8", "--set", "crop=32", "--set", "batch=2", "--set", "channels=3", "--set", "colour=rgb")
@@ -70,6 +71,20 @@ def test_second_call_says_up_to_date_and_other_settings_are_refused(cellkit, tmp
     gone = cellkit(*command, "--lr", "0.01", "-q")
     assert gone.code == 2
     assert "m.last.ckpt: is of a finished run, whose weights are gone (use --on-exists overwrite)" in gone.err
+
+
+def test_two_runs_never_make_one_checkpoint(cellkit, tmp_path, crops):
+    output = tmp_path / "m.ckpt"
+    with lock_file(output):
+        second = cellkit(*train(crops, output))
+        assert cellkit(*train(crops, tmp_path / "other.ckpt"), "-q").code == 0
+    assert second.code == 75
+    assert second.err.splitlines()[-1] == (
+        f"cellkit pretrain: error: {output}: another run is making it (wait for it to end, or choose another -o)"
+    )
+    assert not list(tmp_path.glob("m.*"))
+    assert cellkit(*train(crops, output), "-q").code == 0
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
 
 def test_same_seed_same_weights(cellkit, tmp_path, crops):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from cellkit.errors import LockedError, OutputError
-from cellkit.io.atomic import LOCK_NAME, check_writable, lock, output_error, remove_leftovers, written_whole
+from cellkit.io.atomic import LOCK_NAME, check_writable, lock, lock_file, output_error, remove_leftovers, written_whole
 
 
 def write(path, data=b"whole"):
@@ -172,6 +172,17 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
     with lock(tmp_path):
         pass
     assert "this file system has no locks; let only one run write here" in caplog.text
+
+
+def test_a_file_is_made_by_one_run_at_a_time(tmp_path):
+    first, second = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
+    with lock_file(first), lock_file(second), lock(tmp_path):
+        with pytest.raises(LockedError) as caught, lock_file(first):
+            pass
+        assert str(caught.value) == f"{first}: another run is making it (wait for it to end, or choose another -o)"
+    assert not any(tmp_path.iterdir())
+    with lock_file(first):
+        pass
 
 
 def test_a_read_only_folder_cannot_be_locked(tmp_path, monkeypatch):
