@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from cellkit.cli import options as o
 from cellkit.cli import score_options as s
 
@@ -14,6 +16,7 @@ def evaluate(
     coco_areas: s.CocoAreas = "coco",
     max_dets: s.MaxDets = None,
     categories: s.Categories = True,
+    min_score: s.MinScore = None,
     surfaces: s.Surfaces = True,
     group_by: s.GroupBy = None,
     compare: s.Compare = None,
@@ -44,7 +47,14 @@ def evaluate(
     outputs = evaluating.Outputs(csv=csv, objects=objects, markdown=markdown, html=html, as_json=as_json, images=images)
     coco = scoring.coco_settings(coco_areas, max_dets, categories=categories)
     request = evaluating.Request(
-        truth=truth, names=names, coco=coco, surfaces=surfaces, group_by=group_by, workers=workers, quiet=quiet
+        truth=truth,
+        names=names,
+        coco=coco,
+        surfaces=surfaces,
+        least_score=-math.inf if min_score is None else min_score,
+        group_by=group_by,
+        workers=workers,
+        quiet=quiet,
     )
     gates = scoring.parse_gates("--fail-under", fail_under, coco) + scoring.parse_gates("--fail-over", fail_over, coco)
     if compare is not None:

@@ -25,6 +25,7 @@ class Request:
         names: a list of the images to score, or None.
         coco: how detections are judged.
         surfaces: whether distances of outlines are wanted.
+        least_score: of predicted objects, but for COCO's values.
         group_by: ``FILE.csv:COLUMN``, or None.
         workers: images scored at once.
         quiet: no progress.
@@ -34,6 +35,7 @@ class Request:
     names: str | None
     coco: CocoSettings
     surfaces: bool
+    least_score: float
     group_by: str | None
     workers: int
     quiet: bool
@@ -163,7 +165,7 @@ def compare(
 
 
 def _scores(request: Request, truth: str, prediction: str, *, keep: bool) -> scoring.Scores:
-    settings = ScoreSettings(coco=request.coco, surfaces=request.surfaces, keep=keep)
+    settings = ScoreSettings(coco=request.coco, surfaces=request.surfaces, keep=keep, least_score=request.least_score)
     return scoring.score_all(truth, prediction, request.names, settings, workers=request.workers, quiet=request.quiet)
 
 

@@ -37,6 +37,15 @@ Categories: TypeAlias = Annotated[
     bool,
     typer.Option("--categories/--no-categories", help="COCO asks for the right category where both sides have some."),
 ]
+MinScore: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--min-score",
+        metavar="SCORE",
+        help="Predicted objects of a lower score count for COCO's values alone: 0.5 leaves a detector's cells.",
+        show_default=False,
+    ),
+]
 Surfaces: TypeAlias = Annotated[
     bool, typer.Option("--surfaces/--no-surfaces", help="Whether distances of outlines (hd95, asd) are wanted.")
 ]

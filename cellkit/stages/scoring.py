@@ -20,6 +20,7 @@ from cellkit.metrics import ImageReport, SetReport, metric_names, score, score_i
 from cellkit.metrics.coco import CocoImage, CocoSettings, Kind, accumulate, coco_image
 from cellkit.metrics.instances import (
     Instances,
+    flat_labels,
     instances_of_labels,
     instances_of_run_lengths,
     overlaps,
@@ -43,11 +44,13 @@ class ScoreSettings:
         coco: how detections are judged.
         surfaces: whether the distances between outlines are wanted: they take longer than all other scores.
         keep: whether the predicted cells are kept, to be drawn later.
+        least_score: predicted objects of a lower score count for COCO's values alone, which weigh them by it.
     """
 
     coco: CocoSettings = field(default_factory=CocoSettings)
     surfaces: bool = True
     keep: bool = False
+    least_score: float = -math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,18 +168,30 @@ def _scored(reference: LabelRef, item: LabelImage | Reference, settings: ScoreSe
         true = _cells(reference.read(_shape_of(item.labels)), item.key)
     else:
         true, predicted = (_cells(side, item.key) for side in _read_both(reference, item.labels))
-    outlines = partial(_outlines, true, predicted, item.key) if settings.surfaces else dict
+    sure = _at_least(predicted, settings.least_score)
+    outlines = partial(_outlines, true, sure, item.key) if settings.surfaces else dict
     with _beside(outlines, large=true.labels.size > LARGE) as distances:
-        report, table = _report(true, predicted, item.key)
+        report, table = _report(true, sure, item.key)
         coco = _coco(true, predicted, settings.coco, item.key, KINDS if table is not None else ("bbox",))
         report = replace(report, values=report.values | distances())
     return Scored(
         report=report,
         coco=coco,
         table=table,
-        scores=predicted.instances.scores[np.argsort(predicted.instances.ids, kind="stable")],
-        predicted=predicted.instances if settings.keep else None,
+        scores=sure.instances.scores[np.argsort(sure.instances.ids, kind="stable")],
+        predicted=sure.instances if settings.keep else None,
     )
+
+
+def _at_least(cells: _Cells, score: float) -> _Cells:
+    """Cells without those of a lower score."""
+    sure = ~(cells.instances.scores < score)  # what is no number is refused by COCO's rules
+    if sure.all():
+        return cells
+    kept = cells.instances.take(sure)
+    if cells.is_flat:
+        return replace(cells, instances=kept, labels=np.where(np.isin(cells.labels, kept.ids), cells.labels, 0))
+    return replace(cells, instances=kept, labels=flat_labels(kept))
 
 
 @contextmanager

@@ -15,7 +15,10 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from cellkit.data.truth import LabelFile
+from cellkit.io.labels import LabelImage
 from cellkit.ops.run_lengths import decode
+from cellkit.stages.scoring import ScoreSettings, evaluate
 
 SHAPE = (96, 128)
 FILES = {11: "late.png", 12: "early.png"}  # by name they come in another order than by id
@@ -109,6 +112,36 @@ def test_ties_of_scores_are_broken_by_image_ids(cellkit, tmp_path, files, kind):
         assert done.code == 0, done.err
         pooled = json.loads(done.text)["pooled"]
         assert [pooled[name.format(kind)] for name in NAMES] == reference(truth, results, kind)
+
+
+def test_unsure_objects_count_for_coco_alone(cellkit, tmp_path, files):
+    _, results = files
+    sure = [result for result in results if result["score"] >= 0.5]
+    assert 0 < len(sure) < len(results)
+    (tmp_path / "sure.json").write_text(json.dumps(sure))
+    both = tmp_path / "truth.json", tmp_path / "results.json"
+    all_of_them, some, alone = (
+        json.loads(cellkit("evaluate", *command, "--json").text)
+        for command in (both, (*both, "--min-score", "0.5"), (both[0], tmp_path / "sure.json"))
+    )
+    for name, value in some["pooled"].items():
+        assert value == (all_of_them if name.startswith("coco/") else alone)["pooled"][name], name
+    assert [image["hd95"] for image in some["images"]] == [image["hd95"] for image in alone["images"]]
+    assert some["pooled"]["n_predicted"] == len(sure)
+    assert all_of_them["pooled"]["n_predicted"] == len(results)
+
+
+def test_unsure_labels_count_for_coco_alone(cellkit, tmp_path):
+    labels = np.zeros(SHAPE, np.int32)
+    for number, column in enumerate((20, 60, 100), 1):
+        labels[disc((40, column), 9)] = number
+    tifffile.imwrite(tmp_path / "truth.tif", labels)
+    image = LabelImage(key="truth", source="x", labels=labels, scores=np.array([0.9, 0.2, 0.6], np.float32))
+    (scored,) = evaluate({"truth": LabelFile(str(tmp_path / "truth.tif"))}, [image], ScoreSettings(least_score=0.5))
+    assert scored.report.values["n_predicted"] == 2
+    assert scored.report.values["recall@0.5"] == pytest.approx(2 / 3)
+    assert scored.scores.tolist() == pytest.approx([0.9, 0.6])
+    assert len(scored.coco["segm"].scores) == 3
 
 
 def test_label_images_have_no_categories_and_no_overlap(cellkit, tmp_path, files):
