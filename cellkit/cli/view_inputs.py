@@ -17,7 +17,7 @@ from cellkit.data.predicted_objects import objects_in
 from cellkit.data.truth import LabelFile
 from cellkit.errors import CellkitError, InputError, NoInputError, UsageError
 from cellkit.io.detections import KIND as OBJECTS
-from cellkit.io.grouped_hdf5 import FORMAT_NAME, MAGIC, opened, text_of
+from cellkit.io.grouped_hdf5 import MAGIC, is_of_kind, opened
 from cellkit.io.images import ReadOptions, describe
 from cellkit.io.keys import split_dataset
 from cellkit.io.maps import KIND, Prediction, read_predictions
@@ -114,7 +114,7 @@ def _holds(kind: str, content: Path | bytes, name: str) -> bool:
         if start != MAGIC:
             return False
         with opened(content, name) as file:
-            return text_of(file, "format") == FORMAT_NAME and text_of(file, "kind") == kind
+            return is_of_kind(file, kind)
     except (InputError, OSError):
         return False
 

@@ -11,7 +11,7 @@ from cellkit.data.dataset import Dataset, Pair, image_key, natural
 from cellkit.data.truth import LabelFile, LabelRef, StackedLabels
 from cellkit.errors import InputError, NoInputError
 from cellkit.io.detections import KIND as OBJECTS
-from cellkit.io.grouped_hdf5 import FORMAT_NAME, text_of
+from cellkit.io.grouped_hdf5 import is_of_kind
 from cellkit.io.keys import safe_key
 
 IMAGE_NAMES = ("images", "image", "raw")
@@ -87,7 +87,7 @@ def labels_in_hdf5(path: Path) -> dict[str, LabelRef]:
         NoInputError: there are no labels in it.
     """
     with _opened(path) as file:
-        if text_of(file, "format") == FORMAT_NAME and text_of(file, "kind") == OBJECTS:
+        if is_of_kind(file, OBJECTS):
             repair = "make labels of them with 'cellkit postprocess'"
             raise InputError(path, "holds the objects of a detector, not labels", repair)
         within = next((file[name] for name in LABEL_NAMES if name in file), None)

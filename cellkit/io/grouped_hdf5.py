@@ -266,6 +266,11 @@ def text_of(item: Group, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def is_of_kind(file: Group, kind: str) -> bool:
+    """Whether the root of a file says that it is ours, and of this kind."""
+    return text_of(file, "format") == FORMAT_NAME and text_of(file, "kind") == kind
+
+
 def number_of(item: Group, name: str) -> float | None:
     """A numeric attribute, or None where there is none."""
     value = item.attrs.get(name)

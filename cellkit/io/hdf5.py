@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellkit.errors import InputError
+from cellkit.io.detections import KIND as OBJECTS
+from cellkit.io.grouped_hdf5 import is_of_kind
 from cellkit.io.stored import Index, Stored
 from cellkit.io.tiff_metadata import micrometres
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_AXES = 5  # T Z C Y X
 LABEL_NAMES = frozenset(("label", "labels", "mask", "masks", "segmentation"))  # groups and datasets that are no input
-OBJECTS = "instances"  # kind of our prediction files of detectors
 AXIS_WORDS = {"time": "T", "frame": "T", "depth": "Z", "channel": "C", "sample": "S", "row": "Y", "column": "X"}
 OPEN_AXES = string.ascii_lowercase  # letters of axes that the file does not name
 DATASETS_SHOWN = 12  # listed in a message; more make no line that is read
@@ -91,7 +92,7 @@ def _open(content: Path | bytes) -> Any:  # noqa: ANN401 - h5py is not typed
 
 def _images(file: Any) -> list[str]:  # noqa: ANN401
     names: list[str] = []
-    if _holds_objects(file):
+    if is_of_kind(file, OBJECTS):  # their boxes look like small images
         return names
 
     def visit(name: str, item: object) -> None:
@@ -100,11 +101,6 @@ def _images(file: Any) -> list[str]:  # noqa: ANN401
 
     file.visititems(visit)
     return names
-
-
-def _holds_objects(file: Any) -> bool:  # noqa: ANN401
-    """Whether these are predictions of a detector, whose boxes look like small images."""
-    return _text(file.attrs.get("format", "")) == "cellkit" and _text(file.attrs.get("kind", "")) == OBJECTS
 
 
 def _may_be_image(name: str, item: Any) -> bool:  # noqa: ANN401
@@ -119,7 +115,7 @@ def _choose(file: Any, name: str, dataset: str | None) -> Any:  # noqa: ANN401
         if not isinstance(found, h5py.Dataset) or found.shape is None:
             raise InputError(name, f"has no dataset {dataset!r}", _choices(names) or "it has none that may be an image")
         return found
-    if _holds_objects(file):
+    if is_of_kind(file, OBJECTS):
         raise InputError(name, "holds the objects of a detector, and no image", "name the images")
     if not names:
         raise InputError(name, "has no dataset that may be an image", "name one as FILE.h5::/dataset")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cellkit.errors import InputError
 from cellkit.io import grouped_hdf5, label_png, label_tiff
-from cellkit.io.grouped_hdf5 import FORMAT_NAME, first_bytes, history_of, members, opened, text_of
+from cellkit.io.grouped_hdf5 import FORMAT_NAME, first_bytes, history_of, is_of_kind, members, opened, text_of
 from cellkit.io.stored import decoding
 from cellkit.provenance import History
 
@@ -71,6 +71,6 @@ def read_histories(path: Path, kind: str) -> dict[str, History]:
         InputError: missing, unreadable, not made by cellkit, or of the other kind.
     """
     with opened(path, str(path)) as file:
-        if text_of(file, "format") != FORMAT_NAME or text_of(file, "kind") != kind:
+        if not is_of_kind(file, kind):
             raise InputError(path, f"holds no {kind} of cellkit", "name another file")
         return {key: history_of(group, str(path)) for key, group in members(file, str(path))}
