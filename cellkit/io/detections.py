@@ -46,6 +46,8 @@ from cellkit.io.grouped_hdf5 import (
     describe_root,
     members,
     opened,
+    read_members,
+    sound,
     text_of,
 )
 from cellkit.io.keys import safe_key
@@ -174,10 +176,7 @@ def read_objects(content: Path | bytes, name: str) -> Iterator[ObjectPrediction]
     Raises:
         InputError: as :func:`read_any_predictions`; not as the format says, or the file holds something else.
     """
-    for _, found in read_each(content, name):
-        if isinstance(found, InputError):
-            raise found
-        yield found
+    yield from sound(read_each(content, name))
 
 
 def read_each(content: Path | bytes, name: str) -> Iterator[tuple[str, ObjectPrediction | InputError]]:
@@ -188,12 +187,7 @@ def read_each(content: Path | bytes, name: str) -> Iterator[tuple[str, ObjectPre
     """
     with opened(content, name) as file:
         check_root(file, name, KIND, FORMAT_VERSION, MAKER)
-        for key, group in members(file, name):
-            try:
-                found: ObjectPrediction | InputError = _prediction(name, key, group)
-            except InputError as error:
-                found = error
-            yield key, found
+        yield from read_members(file, name, lambda key, group: _prediction(name, key, group))
 
 
 def keys_of(path: Path) -> list[str]:

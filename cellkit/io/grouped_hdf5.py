@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeAlias
+from typing import IO, Any, Self, TypeAlias, TypeVar
 
 import h5py
 import numpy as np
@@ -21,6 +21,7 @@ from cellkit.provenance import History, from_json, to_json
 
 Group: TypeAlias = Any  # h5py is not typed
 Dataset: TypeAlias = Any
+T = TypeVar("T")
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 FORMAT_NAME = "cellkit"
@@ -264,6 +265,37 @@ def text_of(item: Group, name: str) -> str | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     return value if isinstance(value, str) else None
+
+
+def read_members(file: Group, name: str, read: Callable[[str, Group], T]) -> Iterator[tuple[str, T | InputError]]:
+    """What is read of each group, by its key; one that is damaged costs itself: its error stands in its place.
+
+    Args:
+        file: the root.
+        name: the file as the user named it, for messages.
+        read: key, group -> what it holds.
+
+    Raises:
+        InputError: as :func:`members`.
+    """
+    for key, group in members(file, name):
+        try:
+            found: T | InputError = read(key, group)
+        except InputError as error:
+            found = error
+        yield key, found
+
+
+def sound(found: Iterable[tuple[str, T | InputError]]) -> Iterator[T]:
+    """What :func:`read_members` read, up to the first error.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    for _, one in found:
+        if isinstance(one, InputError):
+            raise one
+        yield one
 
 
 def is_of_kind(file: Group, kind: str) -> bool:

@@ -56,9 +56,10 @@ from cellkit.io.grouped_hdf5 import (
     dataset_in,
     describe_root,
     history_of,
-    members,
     number_of,
     opened,
+    read_members,
+    sound,
     text_of,
 )
 from cellkit.io.keys import safe_key
@@ -243,10 +244,7 @@ def read_predictions(content: Path | bytes, name: str) -> Iterator[Prediction]:
     Raises:
         InputError: missing, no HDF5, truncated, none of ours, of a newer format, or not as the format says.
     """
-    for _, found in read_each(content, name):
-        if isinstance(found, InputError):
-            raise found
-        yield found
+    yield from sound(read_each(content, name))
 
 
 def read_each(content: Path | bytes, name: str) -> Iterator[tuple[str, Prediction | InputError]]:
@@ -257,12 +255,7 @@ def read_each(content: Path | bytes, name: str) -> Iterator[tuple[str, Predictio
     """
     with opened(content, name) as file:
         check_root(file, name, KIND, FORMAT_VERSION, MAKER)
-        for key, group in members(file, name):
-            try:
-                found: Prediction | InputError = _prediction(content, name, key, group)
-            except InputError as error:
-                found = error
-            yield key, found
+        yield from read_members(file, name, lambda key, group: _prediction(content, name, key, group))
 
 
 def _prediction(content: Path | bytes, name: str, key: str, group: Group) -> Prediction:
