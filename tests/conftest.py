@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +38,39 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real images are absent: {folder} (set CELLKIT_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Callable[..., list[str]]:
+    """Runs a script in two gloo processes, as torchrun does: ``run(script, *words)`` gives what each of them said.
+
+    A script that meets ``ports`` times gets as many free ports, with commas between, as its last word.
+    """
+
+    def run(script: str, *words: object, ports: int = 1) -> list[str]:
+        with contextlib.ExitStack() as stack:
+            probes = [stack.enter_context(socket.socket()) for _ in range(ports)]
+            for probe in probes:
+                probe.bind(("127.0.0.1", 0))
+            free = [str(probe.getsockname()[1]) for probe in probes]
+        command = [sys.executable, script, *map(str, words), *([",".join(free)] if ports > 1 else [])]
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free[0]}
+        shared = os.environ | group | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        processes = [
+            subprocess.Popen(
+                command,
+                env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        errors = [process.communicate(timeout=600)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], errors
+        return errors
+
+    return run
 
 
 def disc(shape: tuple[int, int], centre: tuple[float, float], radius: float) -> np.ndarray:

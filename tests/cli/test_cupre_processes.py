@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,7 +20,6 @@ SPEC_OF_SCENES = importlib.util.spec_from_file_location(
 scenes = importlib.util.module_from_spec(SPEC_OF_SCENES)
 SPEC_OF_SCENES.loader.exec_module(scenes)
 
-ROOT = Path(__file__).resolve().parents[2]
 DETECTOR = (*(f"{name}={value}" for name, value in scenes.PARTS.items()), "norm=group-norm", "head_norm=group-norm")
 VIEWS = ("view_size=64", "projection=8", "anchor_set=livecell", "queue=100")
 TURNS = ("crop=64", "batch=2", "regions=16", "proposals=30", "warmup=0", "contrast_batch=8", "rounds=2")
@@ -52,29 +49,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def words(folder):
+def words(folder, two_processes):
     """What both processes say while they do all runs."""
-    probes = [socket.socket() for _ in RUNS]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = ",".join(str(probe.getsockname()[1]) for probe in probes)
-    for probe in probes:
-        probe.close()
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     (folder / "pair").mkdir()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), ports],
-            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=600)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    return errors
+    return two_processes(__file__, folder, ports=len(RUNS))
 
 
 def test_one_process_writes_and_speaks(folder, words):

@@ -12,8 +12,6 @@ import importlib.util
 import itertools
 import math
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -33,7 +31,6 @@ SPEC = importlib.util.spec_from_file_location("detection_toys", Path(__file__).w
 toys = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(toys)
 
-ROOT = Path(__file__).resolve().parents[2]
 BATCH, SIDE, RATE = 8, 64, 0.05
 SCENES = ("two overlapping", "no object")
 PLAN = Plan(warm=1, rounds=2, contrast=2, labelled=1)
@@ -107,37 +104,14 @@ def losses_of(folder, kind):
     return [float(row["contrast"]) for row in rows if row["contrast"]]
 
 
-def free_ports(count):
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 KINDS = (*SAME, "bn")
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
+def pair(tmp_path_factory, two_processes):
     """What both processes have learned, by kind, and their folder."""
     folder = tmp_path_factory.mktemp("pair")
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ports = ",".join(map(str, free_ports(len(KINDS))))
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), ports],
-            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=600)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    two_processes(__file__, folder, ports=len(KINDS))
     found = {kind: [torch.load(folder / f"{kind}{rank}", weights_only=True) for rank in range(2)] for kind in KINDS}
     return found, folder
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,7 +21,6 @@ SPEC = importlib.util.spec_from_file_location("detection_toys", Path(__file__).w
 toys = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(toys)
 
-ROOT = Path(__file__).resolve().parents[2]
 SCENES = ("two overlapping", "no object")
 
 
@@ -49,24 +45,9 @@ def learned(folder):
     return detector.state_dict()
 
 
-def test_two_processes_learn_what_one_does(tmp_path):
+def test_two_processes_learn_what_one_does(tmp_path, two_processes):
     alone = learned(tmp_path)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env=os.environ | group | {"PYTHONPATH": path, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=600)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    two_processes(__file__, tmp_path)
     before = toys.restless(norm="group-norm", head_norm="group-norm").state_dict()
     moved = sum((alone[name] - before[name]).abs().sum() for name in alone if alone[name].is_floating_point())
     for rank in range(2):

@@ -6,10 +6,6 @@ import contextlib
 import copy
 import csv
 import importlib.util
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +23,6 @@ SPEC = importlib.util.spec_from_file_location("meta_toys", Path(__file__).with_n
 toys = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(toys)
 
-ROOT = Path(__file__).resolve().parents[2]
 ENTROPY = DISTILLATION = 0.01
 
 
@@ -153,25 +148,8 @@ def test_resumed_is_uninterrupted(kind, tmp_path):
     assert same(toys.run(parted, kind, steps=3, resume=state).modules.state_dict(), wanted)
 
 
-def test_two_processes_are_one_to_the_bit(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared = group | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, toys.__file__, str(tmp_path), "reptile"]
-    processes = [
-        subprocess.Popen(
-            command,
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+def test_two_processes_are_one_to_the_bit(tmp_path, two_processes):
+    two_processes(toys.__file__, tmp_path, "reptile")
     (tmp_path / "alone").mkdir()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
